@@ -1,0 +1,56 @@
+# Everything runs in .venv, which `make setup` builds from pyproject.toml under constraints.txt.
+PYTHON ?= python3
+PROFILE ?=
+DATASET ?=
+CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+
+READY := .venv/.ready
+RUN := .venv/bin/python -m
+
+# Runs and notebooks take their own locks and are written atomically, so Snakemake needs no lock that a kill leaves behind.
+CONFIG := $(strip $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)))
+SNAKEMAKE := $(RUN) snakemake --cores $(CORES) --rerun-triggers mtime --rerun-incomplete --nolock
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test lab data bench sweep soak lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## install everything into .venv; does nothing when it is up to date
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"sslbook needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}; name another one, as in: make setup PYTHON=python3.12")'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(RUN) pip install -c constraints.txt -e '.[book,test,bench,dev]'
+	touch $@
+
+book: setup ## compile the book to _build/html; PROFILE=smoke|laptop|paper and DATASET=... train what is missing first
+	$(SNAKEMAKE) book $(if $(CONFIG),--config $(CONFIG))
+
+test: setup ## run the tests, those in the browser if Chromium is there, those on real images if SSLBOOK_DATA is set
+	OMP_NUM_THREADS=1 $(RUN) pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
+
+soak: setup ## run the tests that take minutes
+	$(RUN) pytest -m slow
+
+lint: setup ## check style and formatting
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+data: setup ## download a data set, CIFAR-100 unless DATASET=... names another
+	$(RUN) sslbook.data $(or $(DATASET),cifar100)
+
+bench: setup ## measure speed and memory beside other libraries, print one table of ratios
+	$(RUN) benchmarks
+
+sweep: setup ## train the ablations that are too long for everyone; takes PROFILE and DATASET as book does
+	$(SNAKEMAKE) sweep $(if $(CONFIG),--config $(CONFIG))
+
+lab: setup ## open the notebooks in JupyterLab, installing it on first use
+	$(RUN) jupyterlab --version >/dev/null 2>&1 || $(RUN) pip install -c constraints.txt -e '.[lab]'
+	$(RUN) jupyterlab notebooks
+
+clean: ## delete what can be rebuilt in minutes; keeps .venv, data and runs
+	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find sslbook tests benchmarks book -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,155 @@
+"""A configuration: everything that decides the numbers of a run, and nothing else.
+
+A `Config` is a frozen tree of `Part`s. Each part (a data set, a policy of views, an encoder, a method, an
+optimiser) is a frozen dataclass declared in the module that builds it and registered for one slot of `Config`
+by `class ResNet(Part, slot="encoder")`; this module knows none of them by name.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+
+RECIPE = 1
+"""Raise it when the numerics of training change: results of another recipe are refused, never silently reused."""
+
+_KINDS: dict[str, dict[str, type]] = {}
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise `ValueError(sentence)` unless `condition` holds."""
+    if not condition:
+        raise ValueError(sentence)
+
+
+class Part:
+    """Base of the frozen dataclasses that fill the slots of a `Config`.
+
+    Field types are checked on construction (an `int` given for a `float` becomes one, a list a tuple), then
+    `validate` is called, where a subclass states its ranges with `require`.
+    """
+
+    def __init_subclass__(cls, slot: str | None = None, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if slot is not None:
+            _KINDS.setdefault(slot, {})[cls.__name__] = cls
+
+    def __post_init__(self):
+        for name, hint in typing.get_type_hints(type(self)).items():
+            value = _coerce(getattr(self, name), hint, f"{type(self).__name__}.{name}")
+            object.__setattr__(self, name, value)
+        self.validate()
+
+    def validate(self) -> None:
+        """Raise `ValueError` with a full sentence if a value is out of range."""
+
+    def replace(self, **changes):
+        """The same configuration with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def _coerce(value, hint, where: str):
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _coerce(value, next(a for a in arguments if a is not type(None)), where)
+    if origin is typing.Literal:
+        require(value in arguments, f"{where} is {value!r}; allowed are {', '.join(map(repr, arguments))}.")
+        return value
+    if origin is tuple:
+        require(isinstance(value, (tuple, list)), f"{where} is {value!r}; it must be a list of values.")
+        if arguments[-1] is not Ellipsis:
+            require(len(value) == len(arguments), f"{where} is {value!r}; it must hold {len(arguments)} values.")
+        element = (lambda i: arguments[0]) if arguments[-1] is Ellipsis else (lambda i: arguments[i])
+        return tuple(_coerce(v, element(i), f"{where}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    matches = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    require(matches, f"{where} is {value!r} of type {type(value).__name__}; it must be of type {hint.__name__}.")
+    return value
+
+
+@dataclass(frozen=True)
+class Config(Part):
+    """One training run.
+
+    `epochs` counts passes over the training images (0 keeps the initial weights), `batch_size` images (not
+    views), `seed` decides initialisation, order and views; the weights are kept at `snapshots + 1` epochs, evenly
+    spaced from initialisation to the end.
+    """
+
+    data: Part
+    views: Part
+    encoder: Part
+    method: Part
+    optim: Part
+    epochs: int
+    batch_size: int
+    seed: int = 0
+    snapshots: int = 12
+
+    def validate(self):
+        for slot in ("data", "views", "encoder", "method", "optim"):
+            part = getattr(self, slot)
+            require(
+                type(part) in _KINDS.get(slot, {}).values(),
+                f"Config.{slot} is {part!r}; allowed kinds are {', '.join(sorted(_KINDS.get(slot, {})))}.",
+            )
+        require(self.epochs >= 0, f"Config.epochs is {self.epochs}; it must be at least 0.")
+        require(self.batch_size >= 2, f"Config.batch_size is {self.batch_size}; a contrast needs at least 2 images.")
+        require(self.snapshots >= 1, f"Config.snapshots is {self.snapshots}; it must be at least 1.")
+        require(0 <= self.seed < 2**31, f"Config.seed is {self.seed}; it must lie in 0 … 2³¹ − 1.")
+
+    @property
+    def id(self) -> str:
+        """Identity: 12 hexadecimal digits of the SHA-256 of the canonical JSON (defaults left out) and `RECIPE`."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def snapshot_epochs(self) -> tuple[int, ...]:
+        """The epochs after which weights are kept, from 0 (initialisation) to `epochs`."""
+        return tuple(sorted({round(i * self.epochs / self.snapshots) for i in range(self.snapshots + 1)}))
+
+    def to_dict(self) -> dict:
+        """The configuration as JSON values, without the fields that stand at their default."""
+        return {"recipe": RECIPE} | _to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Config":
+        """The inverse of `to_dict`; an unknown name, kind or recipe raises a sentence that lists the known ones."""
+        values = dict(values)
+        recipe = values.pop("recipe", None)
+        require(
+            recipe == RECIPE,
+            f"This configuration was made by recipe {recipe}; this version of sslbook computes recipe {RECIPE}.",
+        )
+        for slot, kinds in _KINDS.items():
+            given = values.get(slot)
+            if isinstance(given, dict):
+                given = dict(given)
+                kind = given.pop("kind", None)
+                require(kind in kinds, f"{slot}.kind is {kind!r}; allowed are {', '.join(sorted(kinds))}.")
+                values[slot] = _construct(kinds[kind], given)
+        return _construct(cls, values)
+
+
+def _to_dict(part: Part) -> dict:
+    values = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Part):
+            values[field.name] = {"kind": type(value).__name__} | _to_dict(value)
+        elif field.default is dataclasses.MISSING or value != field.default:
+            values[field.name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def _construct(cls, values: dict):
+    names = [field.name for field in dataclasses.fields(cls)]
+    unknown = sorted(set(values) - set(names))
+    require(not unknown, f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(names)}.")
+    return cls(**values)

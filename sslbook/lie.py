@@ -1,0 +1,124 @@
+"""Lie groups acting on vectors and images: generators, their exponential map, and orbits of images.
+
+A generator G is a matrix (n, n); it moves x along the orbit exp(εG) x, which is x + εGx for small ε.
+Source: Cosentino et al. 2022, Apps. B and E.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslbook.config import require
+from sslbook.metrics import singular_values
+
+PLANE = {
+    "rotation": ((0.0, -1.0), (1.0, 0.0)),
+    "scaling": ((1.0, 0.0), (0.0, 1.0)),
+    "squeeze": ((1.0, 0.0), (0.0, -1.0)),
+    "shear": ((0.0, 1.0), (0.0, 0.0)),
+}
+"""Generators of groups that act on the plane; the exponentials are, in this order, the rotation by ε radians, e^ε I,
+diag(e^ε, e^−ε) and the shear by ε."""
+
+
+def plane_generator(name: str) -> Tensor:
+    """The generator of this name in `PLANE`, (2, 2) in float64."""
+    require(name in PLANE, f"The generator is {name!r}; known are {', '.join(PLANE)}.")
+    return torch.tensor(PLANE[name], dtype=torch.float64)
+
+
+def shift_generator(size: int) -> Tensor:
+    """The generator of periodic shifts of a signal (or image row) of `size` pixels, (size, size) in float64.
+
+    It is minus the derivative of trigonometric interpolation, an antisymmetric matrix: exp(εG) x is x shifted by ε
+    pixels towards higher indices, for any real ε. For odd sizes exp(G) is exactly `torch.roll(x, 1)`; for even sizes
+    up to the fastest oscillation (1, −1, 1, …), which has no derivative on the grid and stays where it is.
+    """
+    require(size >= 1, f"The size is {size}; it must be at least 1.")
+    frequency = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)
+    if size % 2 == 0:
+        frequency[size // 2] = 0
+    spectrum = torch.fft.fft(torch.eye(size, dtype=torch.float64), dim=0)
+    return torch.fft.ifft(-2j * math.pi / size * frequency[:, None] * spectrum, dim=0).real
+
+
+def exp(generator: Tensor, epsilon) -> Tensor:
+    """exp(εG) for each ε: the generator is (n, n), `epsilon` a number or a tensor (...), the result (..., n, n)."""
+    require(
+        generator.ndim == 2 and generator.shape[0] == generator.shape[1],
+        f"The generator has shape {tuple(generator.shape)}; it must be a square matrix.",
+    )
+    epsilon = torch.as_tensor(epsilon, dtype=generator.dtype, device=generator.device)
+    return torch.linalg.matrix_exp(epsilon[..., None, None] * generator)
+
+
+def rotate(images: Tensor, degrees, *, interpolation: str = "nearest") -> Tensor:
+    """Images (N, C, H, W) turned counter-clockwise about their centre by `degrees`, a number or (N,).
+
+    What comes from outside the image is 0. "nearest" takes any dtype, "bilinear" floating ones; at the border
+    bilinear repeats the outermost pixels. This is the definition of Pillow (and of torchvision for Pillow images).
+    """
+    require(images.ndim == 4, f"The images have shape {tuple(images.shape)}; it must be (N, C, H, W).")
+    require(
+        interpolation == "nearest" or (interpolation == "bilinear" and images.is_floating_point()),
+        f"The interpolation is {interpolation!r} for {images.dtype}; allowed are 'nearest', and 'bilinear' for "
+        "floating-point images.",
+    )
+    n, _, height, width = images.shape
+    angle = torch.as_tensor(degrees, dtype=torch.float64, device=images.device).deg2rad().expand(n)[:, None, None]
+    # Rounded, so that a quarter turn moves pixels exactly onto pixels.
+    cos, sin = angle.cos().round(decimals=15), angle.sin().round(decimals=15)
+    row = torch.arange(height, dtype=torch.float64, device=images.device)[:, None] + 0.5 - height / 2
+    column = torch.arange(width, dtype=torch.float64, device=images.device) + 0.5 - width / 2
+    # Where the centre of each output pixel comes from, (N, H, W), measured from the image's corner.
+    x = cos * column - sin * row + width / 2
+    y = sin * column + cos * row + height / 2
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    if interpolation == "nearest":
+        rotated = _pick(images, y.floor(), x.floor())
+    else:
+        top, left = (y - 0.5).floor(), (x - 0.5).floor()
+        down, right = (p[:, None].to(images.dtype) for p in (y - 0.5 - top, x - 0.5 - left))
+        upper = torch.lerp(_pick(images, top, left), _pick(images, top, left + 1), right)
+        lower = torch.lerp(_pick(images, top + 1, left), _pick(images, top + 1, left + 1), right)
+        rotated = torch.lerp(upper, lower, down)
+    return rotated.masked_fill(~inside[:, None], 0)
+
+
+def _pick(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """The pixels at these rows and columns (N, H, W), moved into the image where they lie outside."""
+    n, channels, height, width = images.shape
+    index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+    return images.flatten(2).gather(2, index.view(n, 1, -1).expand(-1, channels, -1)).view_as(images)
+
+
+def orbit_rank(
+    max_degrees: float,
+    *,
+    samples: int = 500,
+    size: int = 32,
+    seed: int = 0,
+    interpolation: str = "nearest",
+    threshold: float = 1e-10,
+) -> int:
+    """Rank of the covariance of `samples` rotated copies of one random one-hot image, `size` × `size`.
+
+    The angles are uniform between 0 and `max_degrees`; the rank is the number of eigenvalues of the centred
+    covariance (divisor samples − 1) above `threshold`. The generator of `seed` draws the pixel first, then the
+    angles. Interpolation, centring and threshold are our choices: the paper leaves them open.
+
+    Source: Cosentino et al. 2022, Fig. 10. Raises `ValueError` for fewer than 2 samples.
+    """
+    require(samples >= 2, f"There are {samples} samples; a covariance needs at least 2.")
+    generator = np.random.default_rng(seed)
+    row, column = generator.integers(0, size), generator.integers(0, size)
+    degrees = torch.from_numpy(generator.uniform(0, max_degrees, samples))
+    image = torch.zeros(size, size, dtype=torch.float64)
+    image[row, column] = 1
+    copies = rotate(image.expand(samples, 1, size, size), degrees, interpolation=interpolation).flatten(1)
+    copies = copies[:, copies.any(0)]  # pixels that stay black add nothing but time
+    if copies.numel() == 0:
+        return 0
+    return int((singular_values(copies, centered=True).square() / (samples - 1) > threshold).sum())

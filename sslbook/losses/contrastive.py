@@ -1,0 +1,114 @@
+"""Contrastive losses on two views of the same N images.
+
+Notation: f_i^(k) = z_i^(k) / ‖z_i^(k)‖ is the normalised output for view k of image i, and B₋ᵢ the 2(N − 1) views of
+the other images. Every loss here is a function of one term for each anchor,
+
+    l_i = −β ⟨f_i^(1), f_i^(2)⟩ + log Σ_{l ∈ B₋ᵢ} exp(β ⟨f_i^(1), f_l⟩).
+
+Both arguments are (N, D) of one shape, N ≥ 2. Half precision is computed in float32 whatever autocast says, float64
+stays. A row of zeros has no direction: its similarities are 0 and its gradient is finite.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslbook.config import require
+
+
+class UpperBound(NamedTuple):
+    """The parts of `info_nce_upper_bound`: scalars, and for each anchor the index of its nearest negative."""
+
+    total: Tensor
+    invariance: Tensor
+    repulsion: Tensor
+    nearest: Tensor
+
+
+def info_nce(z1: Tensor, z2: Tensor, *, beta: float = 2.0, symmetric: bool = False) -> Tensor:
+    """Contrastive loss whose denominator holds neither the positive nor the anchor: the mean of l_i.
+
+    `beta` is the inverse temperature. Anchors are the rows of `z1`; `symmetric` averages over the anchors of both
+    views. It can be negative; with N ≤ D + 1 and beta > 0 its minimum is −β − β/(N − 1) + log 2(N − 1), reached by
+    a regular simplex with identical views. If all outputs are equal it is log 2(N − 1).
+
+    Source: Cosentino et al. 2022, Eq. 1. Raises `ValueError` if the shapes differ or N < 2.
+    """
+    return _terms(z1, z2, beta, symmetric).mean()
+
+
+def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float) -> Tensor:
+    """SimCLR's loss: cross-entropy of finding, for each of the 2N views, its partner among the 2N − 1 others.
+
+    With β = 1/temperature it is the mean of softplus(l_i) over the anchors of both views, hence at least 0; if all
+    outputs are equal it is log(2N − 1).
+
+    Source: Chen et al. 2020, Eq. 1. Raises `ValueError` if the temperature is not positive, the shapes differ or N < 2.
+    """
+    require(temperature > 0, f"The temperature is {temperature}; it must be positive.")
+    # The default threshold of 20 would cut off at 2e-9, which float64 can tell from 0.
+    return F.softplus(_terms(z1, z2, 1 / temperature, symmetric=True), threshold=40).mean()
+
+
+def info_nce_upper_bound(z1: Tensor, z2: Tensor, *, beta: float = 2.0) -> UpperBound:
+    """Upper bound of one-sided `info_nce`, in which the nearest negative stands for all of them.
+
+        total = β·invariance + β·repulsion + log 2(N − 1)
+        invariance = −(1/N) Σ_i ⟨f_i^(1), f_i^(2)⟩,   repulsion = (1/N) Σ_i max_{l ∈ B₋ᵢ} ⟨f_i^(1), f_l⟩
+
+    `nearest[i]` is the arg max, an index into `torch.cat([z1, z2])`, the first one among equals. For β ≥ 0
+
+        0 ≤ total − info_nce ≤ log 2(N − 1),   invariance ≥ −1,   repulsion ≥ −1/(N − 1).
+
+    Source: Cosentino et al. 2022, Prop. 3.1 and Eq. 3, which need β ≥ 0. Raises `ValueError` if β < 0, the shapes
+    differ or N < 2.
+    """
+    require(beta >= 0, f"beta is {beta}; the upper bound holds only for beta of at least 0.")
+    f1, f2 = _normalised(z1, z2)
+    with torch.autocast(f1.device.type, enabled=False):
+        similarity = torch.cat([_without_diagonal(f1 @ f1.T), _without_diagonal(f1 @ f2.T)], dim=1)  # (N, 2N)
+    largest, nearest = similarity.max(dim=1)
+    invariance, repulsion = -(f1 * f2).sum(1).mean(), largest.mean()
+    total = beta * invariance + beta * repulsion + math.log(2 * (len(z1) - 1))
+    return UpperBound(total, invariance, repulsion, nearest)
+
+
+def _terms(z1: Tensor, z2: Tensor, beta: float, symmetric: bool) -> Tensor:
+    """l_i for the anchors of view 1, (N,), or of view 1 then view 2, (2N,)."""
+    f1, f2 = _normalised(z1, z2)
+    with torch.autocast(f1.device.type, enabled=False):
+        across = _without_diagonal(beta * (f1 @ f2.T))
+        terms = torch.logaddexp(_log_sum(f1, beta), across.logsumexp(1))
+        if symmetric:
+            terms = torch.cat([terms, torch.logaddexp(_log_sum(f2, beta), across.logsumexp(0))])
+    positive = beta * (f1 * f2).sum(1)
+    return terms - (positive.repeat(2) if symmetric else positive)
+
+
+def _log_sum(f: Tensor, beta: float) -> Tensor:
+    """log Σ_{j ≠ i} exp(β ⟨f_i, f_j⟩), (N,)."""
+    return _without_diagonal(beta * (f @ f.T)).logsumexp(1)
+
+
+def _without_diagonal(square: Tensor) -> Tensor:
+    """The matrix with −∞ on its diagonal; no boolean indexing, so shapes stay static and nothing synchronises."""
+    return square.masked_fill(torch.eye(len(square), dtype=torch.bool, device=square.device), -math.inf)
+
+
+def _normalised(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows divided by their norms, in float32 or float64."""
+    require(
+        z1.ndim == 2 and z1.shape == z2.shape,
+        f"z1 and z2 have the shapes {tuple(z1.shape)} and {tuple(z2.shape)}; both must have the same shape (N, D).",
+    )
+    require(len(z1) >= 2, f"The batch holds {len(z1)} image; a contrast needs at least 2.")
+    dtype = torch.promote_types(torch.promote_types(z1.dtype, z2.dtype), torch.float32)
+    return _unit(z1.to(dtype)), _unit(z2.to(dtype))
+
+
+def _unit(z: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    return z / norm.masked_fill(norm == 0, 1)

@@ -1,0 +1,100 @@
+"""Ranks and spectra, computed in float64.
+
+Wherever a spectrum is enough, an argument named `matrix` may be the matrix (2-d) or its singular values (1-d), so that
+ranks can be derived later from stored spectra. Tensors and arrays are both accepted; the results are Python numbers.
+"""
+
+import torch
+from torch import Tensor
+
+from sslbook.config import require
+
+
+def singular_values(matrix, *, centered: bool = False) -> Tensor:
+    """Singular values in descending order, (min(N, D),); `centered` first subtracts the mean of the rows.
+
+    A 1-d argument is taken to be the singular values themselves. Raises `ValueError` for other shapes, negative
+    singular values, or a spectrum that is to be centred.
+    """
+    matrix = torch.as_tensor(matrix, dtype=torch.float64).detach()
+    require(
+        matrix.ndim in (1, 2) and matrix.numel() > 0,
+        f"The shape is {tuple(matrix.shape)}; it must be a matrix (N, D) or a vector of singular values, not empty.",
+    )
+    if matrix.ndim == 2:
+        return torch.linalg.svdvals(matrix - matrix.mean(0) if centered else matrix)
+    require(not centered, "Singular values cannot be centred; give the matrix itself.")
+    require(bool((matrix >= 0).all()), f"The smallest singular value is {matrix.min()}; it must be at least 0.")
+    return matrix.sort(descending=True).values
+
+
+def rank(matrix, threshold: float, *, relative: bool = False) -> int:
+    """Number of singular values σ ≥ threshold, or with `relative` σ ≥ threshold · σ_max.
+
+    Source: Cosentino et al. 2022, Eq. 2. The paper gives no threshold, and its loss ignores the scale of the
+    projector while an absolute threshold does not: report several.
+    """
+    require(threshold >= 0, f"The threshold is {threshold}; it must be at least 0.")
+    values = singular_values(matrix)
+    return int((values >= (threshold * values[0] if relative else threshold)).sum())
+
+
+def effective_rank(matrix) -> float:
+    """exp(−Σ p_j log p_j) with p_j = σ_j / Σ σ: between 1 and the rank; 0 for the zero matrix.
+
+    Of the singular values, not of their squares, and without a small constant in the logarithm: r equal singular
+    values give exactly r. Source: Roy and Vetterli 2007.
+    """
+    values = singular_values(matrix)
+    if values[0] == 0:
+        return 0.0
+    return float(torch.special.entr(values / values.sum()).sum().exp())
+
+
+def energy_rank(matrix, share: float = 0.99) -> int:
+    """Smallest number of leading directions that hold `share` of the energy Σ σ²; 0 for the zero matrix."""
+    require(0 < share <= 1, f"The share is {share}; it must lie in (0, 1].")
+    energy = singular_values(matrix).square().cumsum(0)
+    # A share that is reached exactly must not be missed by rounding.
+    return int((energy < share * energy[-1] * (1 - 1e-12)).sum()) + int(energy[-1] > 0)
+
+
+def unexplained_variance(displacements, basis, *, threshold: float | None = None) -> float:
+    """Σ_i ‖(I − UUᵀ) δ_i‖² / Σ_i ‖δ_i‖², in [0, 1], with U an orthonormal basis of the columns of `basis`.
+
+    `displacements` is (N, D), uncentred, with the rows δ_i; `basis` is (D, K). The value does not depend on the scale
+    of `basis`: every direction counts, however small its singular value, unless `threshold` keeps only the left
+    singular vectors with σ ≥ threshold. A random basis gives 1 − K/D on average; `pca_unexplained` is the least
+    value that K directions can reach.
+
+    Source: Cosentino et al. 2022, Eq. 10. Raises `ValueError` if the shapes do not match or all displacements are 0.
+    """
+    delta, basis = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (displacements, basis))
+    require(
+        delta.ndim == 2 and basis.ndim == 2 and delta.shape[1] == basis.shape[0],
+        f"The displacements have shape {tuple(delta.shape)} and the basis {tuple(basis.shape)}; they must be (N, D) "
+        "and (D, K).",
+    )
+    total = _energy(delta)
+    left, values, _ = torch.linalg.svd(basis, full_matrices=False)
+    if threshold is None:
+        threshold = values[0] * max(basis.shape) * torch.finfo(values.dtype).eps
+    kept = left[:, (values >= threshold) & (values > 0)]
+    return float((delta - delta @ kept @ kept.T).square().sum() / total)
+
+
+def pca_unexplained(displacements, k: int) -> float:
+    """The part of Σ_i ‖δ_i‖² outside the best k directions, Σ_{j > k} σ_j² / Σ σ_j² (uncentred).
+
+    The least value of `unexplained_variance` over all bases (D, k). Raises `ValueError` if k < 0 or all
+    displacements are 0.
+    """
+    require(k >= 0, f"k is {k}; it must be at least 0.")
+    values = singular_values(displacements)
+    return float(values[k:].square().sum() / _energy(values))
+
+
+def _energy(displacements: Tensor) -> Tensor:
+    energy = displacements.square().sum()
+    require(bool(energy > 0), "All displacements are 0; the share of their variance is undefined.")
+    return energy

@@ -1,0 +1,96 @@
+"""Encoders and projectors. An `Encoder` knows its input size and normalisation; a projector is a plain module."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sslbook.config import Part, require
+
+
+@dataclass(frozen=True)
+class ResNet(Part, slot="encoder"):
+    """A residual network for small images: 3×3 stem of stride 1 and padding 1, no max-pool, one stage per entry.
+
+    `width` is the number of channels of the first stage, doubled at each further stage (which also halves the
+    resolution); `blocks` the number of basic blocks of each stage. The default is ResNet-18 with the CIFAR stem:
+    512 features, 0.5554 GMAC for an image of 32×32.
+    """
+
+    width: int = 64
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+
+    def validate(self):
+        require(self.width >= 1, f"ResNet.width is {self.width}; it must be at least 1.")
+        require(
+            len(self.blocks) > 0 and min(self.blocks) >= 1,
+            f"ResNet.blocks is {self.blocks}; it must list at least one stage of at least one block.",
+        )
+
+    def build(self, channels: int, mean: Tensor, std: Tensor) -> "Encoder":
+        """The encoder with PyTorch's default initialisation; `mean` and `std` are `(channels,)`, in units of [0, 1]."""
+        layers = [_conv(channels, self.width), nn.BatchNorm2d(self.width), nn.ReLU(inplace=True)]
+        width_in = self.width
+        for stage, blocks in enumerate(self.blocks):
+            width = self.width * 2**stage
+            for block in range(blocks):
+                layers.append(BasicBlock(width_in, width, stride=2 if stage > 0 and block == 0 else 1))
+                width_in = width
+        return Encoder(nn.Sequential(*layers), width_in, mean, std)
+
+
+def _conv(channels_in: int, channels_out: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions with batch norm and a shortcut (He et al. 2016), 1×1 where the shape changes."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int):
+        super().__init__()
+        self.residual = nn.Sequential(
+            _conv(channels_in, channels_out, stride=stride),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+            _conv(channels_out, channels_out),
+            nn.BatchNorm2d(channels_out),
+        )
+        same = stride == 1 and channels_in == channels_out
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(_conv(channels_in, channels_out, 1, stride), nn.BatchNorm2d(channels_out))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.residual(x) + self.shortcut(x))
+
+
+class Encoder(nn.Module):
+    """Images `(N, C, H, W)` in [0, 1] → features `h (N, dim)`: normalise per channel, convolve, average over space.
+
+    The features are averages of rectified maps, so they are never negative.
+    """
+
+    def __init__(self, trunk: nn.Module, dim: int, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.trunk, self.dim = trunk, dim
+        self.register_buffer("mean", mean.float().view(1, -1, 1, 1).clone())
+        self.register_buffer("std", std.float().view(1, -1, 1, 1).clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        normalised = (images - self.mean) / self.std
+        return self.trunk(normalised.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
+
+
+def projector(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """The head `g` from `dim` features to `widths[-1]` projections.
+
+    One width is the linear projector of Cosentino et al. (2022): a bias-free linear map, nothing after it. More
+    widths are an MLP: bias-free linear maps with batch norm and ReLU between them.
+    """
+    layers: list[nn.Module] = []
+    for width in widths[:-1]:
+        layers += [nn.Linear(dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        dim = width
+    return nn.Sequential(*layers, nn.Linear(dim, widths[-1], bias=False))

@@ -1,0 +1,263 @@
+"""Toward a Geometrical Understanding of Self-supervised Contrastive Learning (Cosentino et al. 2022, arXiv 2205.06926).
+
+All figures on training come from the same main runs, SimCLR with a linear projector under three strengths of
+augmentation. What the paper states: CIFAR-100, ResNet-18, a linear projector 512→128, LARS with learning rate 4.0,
+weight decay 1e-6 and momentum 0.9, β = 2, Table 2. Where it is silent the choice is ours, and said so below.
+"""
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslbook import data, metrics, training
+from sslbook.config import Config, require
+from sslbook.data import Data
+from sslbook.losses import info_nce, info_nce_upper_bound
+from sslbook.methods import JointEmbedding, SimCLR
+from sslbook.models import ResNet
+from sslbook.optim import Optim
+from sslbook.papers import check
+from sslbook.runs import Run
+from sslbook.views import policy
+
+STRENGTHS = ("small", "moderate", "large")
+
+_PROFILES = {
+    "smoke": dict(
+        data=Data("shapes", 512), encoder=ResNet(8, (1, 1)), widths=(8,), epochs=2, batch_size=64, snapshots=2
+    ),
+    # Ours: a tenth of the width and a fifth of the images, so that all runs together take an hour on two cores; the
+    # batch of Fig. 3; the ratio 4 : 1 of encoder to projector dimensions is the paper's.
+    "laptop": dict(
+        data=Data("cifar100", 10_000),
+        encoder=ResNet(16, (1, 1, 1, 1)),
+        widths=(32,),
+        epochs=12,
+        batch_size=128,
+        snapshots=6,
+    ),
+    # Ours: 500 epochs (the only number in the paper, Fig. 6), batch 1024, and a tenth of train held out as validation.
+    "paper": dict(data=Data("cifar100"), encoder=ResNet(), widths=(128,), epochs=500, batch_size=1024, snapshots=20),
+}
+# Ours: Eq. 1 symmetrised ("in practice, this loss is often symmetrized"), a linear warm-up over a tenth of the steps,
+# then cosine decay. Seed 0 is the pilot's; claims are decided on the others.
+_OPTIM = Optim("lars", learning_rate=4.0, weight_decay=1e-6, momentum=0.9, warmup=0.1)
+_SEEDS = {
+    "smoke": {"small": (1, 2), "moderate": (1, 2), "large": (1, 2)},
+    "laptop": {"small": (1, 2, 3), "moderate": (1, 2, 3), "large": (1, 2, 3, 4, 5)},
+    "paper": dict.fromkeys(STRENGTHS, (1, 2, 3, 4, 5)),
+}
+
+FIGURES = ("main", "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig9")
+"""All of them are drawn from the main runs."""
+
+
+def configs(figure: str, profile: str, dataset: str | None = None, seeds=None) -> list[Config]:
+    """The runs behind a figure ("main" for all), the most valuable first: one seed of each strength, then more."""
+    require(figure in FIGURES, f"figure is {figure!r}; allowed are {', '.join(map(repr, FIGURES))}.")
+    check(profile, dataset, seeds)
+    settings = dict(_PROFILES[profile])
+    if dataset is not None and dataset != settings["data"].name:
+        settings["data"] = Data(dataset, settings["data"].images if dataset != "shapes" else None)
+    widths = settings.pop("widths")
+    chosen = [
+        (seed, strength)
+        for strength in STRENGTHS
+        for seed in (_SEEDS[profile][strength] if seeds is None else tuple(seeds))
+    ]
+    return [
+        Config(views=policy(strength), method=SimCLR(widths=widths), optim=_OPTIM, seed=seed, **settings)
+        for seed, strength in sorted(chosen, key=lambda pair: pair[0])
+    ]
+
+
+def strength(config: Config) -> str:
+    """The name of a configuration's policy in Table 2."""
+    names = {policy(name): name for name in STRENGTHS}
+    require(config.views in names, f"The policy {config.views} is none of Table 2.")
+    return names[config.views]
+
+
+VERSION = 1
+"""Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
+
+BATCH = 128
+"""Images in a measured sub-batch: the batch of Fig. 3."""
+
+_IMAGES = 2048
+_DISTANCES = torch.linspace(0, 2, 51)
+
+
+def measure(run: Run) -> dict[str, Tensor]:
+    """All that the figures need, at each of the T kept epochs; kept beside the run and shipped with it.
+
+    Encoders are in evaluation mode. Features are taken of all training images (the bank of the neighbour and linear
+    classifiers), of the test images, and of two views of a fixed balanced 2048 of the training images, with the same
+    draws at every epoch, in B sub-batches of 128. Arrays: `epoch (T,)`; singular values (T, ·) `projector`, `encoder`,
+    `encoder_centered` (training images), `views`, `views_centered` (first views), `displacement` (h² − h¹); accuracies
+    (T,) `knn` and `linear` on the test images; on sub-batches (T, B) `loss` (Eq. 1), `upper`, `invariance`,
+    `repulsion`, `fine` and `coarse` label agreement, `attraction_gradient` and `repulsion_gradient` (norms of the two
+    terms' gradients by the unit output, mean of the batch); counts (T, 50) `distance_unit` and `distance_relative` of
+    h¹ to its nearest negative in the bins of `distance_edges`, and their means (T,); distance of h² to it `second_mean`
+    (T,), relative to random pairs; `unexplained`, `unexplained_half` (directions with σ ≥ σ_max/2 only) and
+    `unexplained_oracle` of Eq. 10 (T,); `energy_displacement`, `energy_features` ‖Wᵀx‖²/‖x‖² (T,); `spread_encoder`,
+    `spread_projector` ‖x² − x¹‖²/‖x_i − x_j‖² (T,).
+    """
+    return run.measured("geometry", VERSION, _measure)
+
+
+@torch.no_grad()
+def _measure(run: Run) -> dict[str, Tensor]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    train, test = data.load_train(run.config.data), data.load(run.config.data.name, "test")
+    pairs = train.subset(data.balanced_order(train.fine, seed=2)[: min(_IMAGES, len(train) // BATCH * BATCH)])
+    generator = torch.Generator().manual_seed(0)
+    views = [run.config.views(pairs.images, generator) for _ in range(2)]
+    rows = []
+    for epoch in run.snapshots:
+        method = run.method(epoch).to(device, memory_format=torch.channels_last)
+        bank, queries = (_encode(method, images.images.float() / 255, device) for images in (train, test))
+        h1, h2 = (_encode(method, view, device) for view in views)
+        row = _spectra(method, bank, h1, h2) | _neighbourhood(method.projector.cpu(), h1, h2, pairs, run.config)
+        row["knn"] = metrics.knn_accuracy(bank, train.fine, queries, test.fine)
+        row["linear"] = metrics.linear_probe(bank, train.fine, queries, test.fine)
+        rows.append(row)
+    stacked = {name: torch.stack([torch.as_tensor(row[name]).float() for row in rows]) for name in rows[0]}
+    return {"epoch": torch.tensor(list(run.snapshots)), "distance_edges": _DISTANCES} | stacked
+
+
+def _encode(method: JointEmbedding, images: Tensor, device: str) -> Tensor:
+    with training.autocast(device):
+        return torch.cat([method.encode(batch.to(device)).float().cpu() for batch in images.split(500)])
+
+
+def _spectra(method: JointEmbedding, bank: Tensor, h1: Tensor, h2: Tensor) -> dict[str, Tensor]:
+    values = metrics.singular_values
+    spectra = {"projector": values(method.projector[-1].weight.cpu())}
+    for name, features in (("encoder", bank), ("views", h1)):
+        spectra |= {name: values(features), f"{name}_centered": values(features, centered=True)}
+    return spectra | {"displacement": values(h2 - h1)}
+
+
+def _neighbourhood(projector, h1: Tensor, h2: Tensor, pairs: data.ImageSet, config: Config) -> dict:
+    """What happens between each anchor, its twin and its nearest negative, in sub-batches."""
+    beta, labels = config.method.beta, zip(pairs.fine.split(BATCH), pairs.coarse.split(BATCH), strict=True)
+    rows, nearest = [], []
+    for a, b, (fine, coarse) in zip(h1.split(BATCH), h2.split(BATCH), labels, strict=True):
+        z1, z2 = projector(a), projector(b)
+        bound = info_nce_upper_bound(z1, z2, beta=beta)
+        attraction, repulsion = gradient_norms(z1, z2, beta=beta)
+        rows.append(
+            {
+                "loss": info_nce(z1, z2, beta=beta),
+                "upper": bound.total,
+                "invariance": bound.invariance,
+                "repulsion": bound.repulsion,
+                "fine": metrics.label_agreement(fine, bound.nearest),
+                "coarse": metrics.label_agreement(coarse, bound.nearest),
+                "attraction_gradient": attraction.mean(),
+                "repulsion_gradient": repulsion.mean(),
+            }
+        )
+        nearest.append(torch.cat([a, b])[bound.nearest])
+    star = torch.cat(nearest)
+    shuffled = h1.roll(1, 0)
+    typical = (h1 - shuffled).norm(dim=1).mean()
+    unit = (F.normalize(h1) - F.normalize(star)).norm(dim=1)
+    relative = (h1 - star).norm(dim=1) / typical
+    row = {name: torch.tensor([float(r[name]) for r in rows]) for name in rows[0]}
+    for name, distance in (("unit", unit), ("relative", relative)):
+        row[f"distance_{name}"] = torch.histogram(distance.clamp(max=float(_DISTANCES[-1])), _DISTANCES).hist
+        row[f"distance_{name}_mean"] = distance.mean()
+    row["second_mean"] = (h2 - star).norm(dim=1).mean() / typical
+    f1, f2 = F.normalize(projector(h1)), F.normalize(projector(h2))
+    row["spread_encoder"] = (h2 - h1).square().sum() / (h1 - shuffled).square().sum()
+    row["spread_projector"] = (f2 - f1).square().sum() / (f1 - f1.roll(1, 0)).square().sum()
+    if len(projector) > 1:
+        return row
+    basis = projector[0].weight.T
+    delta = h2 - star
+    half = float(torch.linalg.matrix_norm(basis, 2)) / 2
+    return row | {
+        "unexplained": metrics.unexplained_variance(delta, basis),
+        "unexplained_half": metrics.unexplained_variance(delta, basis, threshold=half),
+        "unexplained_oracle": metrics.pca_unexplained(delta, basis.shape[1]),
+        "energy_displacement": _energy(h2 - h1, basis),
+        "energy_features": _energy(h1, basis),
+    }
+
+
+def _energy(x: Tensor, basis: Tensor) -> Tensor:
+    return (x @ basis).square().sum() / x.square().sum()
+
+
+def gradient_norms(z1: Tensor, z2: Tensor, *, beta: float) -> tuple[Tensor, Tensor]:
+    """How hard each anchor is pulled to its twin and pushed by its negatives, (N,) each.
+
+    Norms of the gradients, along the sphere at f_i, of the two terms of l_i (Eq. 1): β ‖P_i f_i^(2)‖ and
+    β ‖P_i E_{D₋ᵢ}[f]‖ with P_i = I − f_i f_iᵀ and the expectation of Prop. C.1.
+    """
+    f1, f2 = F.normalize(z1), F.normalize(z2)
+    others = torch.cat([f1, f2])
+    own = torch.eye(len(f1), dtype=torch.bool, device=f1.device).repeat(1, 2)
+    weights = (beta * f1 @ others.T).masked_fill(own, -torch.inf).softmax(1)
+    along = [beta * (v - (v * f1).sum(1, keepdim=True) * f1).norm(dim=1) for v in (f2, weights @ others)]
+    return along[0], along[1]
+
+
+def scalars(runs: list[Run]) -> pd.DataFrame:
+    """One row for each run and kept epoch: `strength`, `seed`, `epoch`, and every scalar of `measure`.
+
+    Sub-batches are averaged. Added are what derives from spectra: `effective_rank` of the projector, `sigma_min`,
+    `sigma_max`, `norm` (Frobenius), counts `rank_0.25` … (σ ≥ τ) and `relative_0.25` … (σ ≥ τ σ_max) for the
+    thresholds of `THRESHOLDS`, `energy_rank` (99 % of Σ σ²); `encoder_rank` and `views_rank`, the share of encoder
+    directions with σ ≥ 10⁻³ σ_max after centring.
+    """
+    rows = []
+    for run in runs:
+        arrays = measure(run)
+        for t, epoch in enumerate(arrays["epoch"].tolist()):
+            row = {"strength": strength(run.config), "seed": run.config.seed, "epoch": epoch}
+            for name, values in arrays.items():
+                if name in _SPECTRA or name.startswith(("distance_edges", "epoch")):
+                    continue
+                if values.ndim == 1 or name not in ("distance_unit", "distance_relative"):
+                    row[name] = float(values[t].double().mean())
+            rows.append(row | _ranks(arrays["projector"][t]) | _shares(arrays, t))
+    return pd.DataFrame(rows)
+
+
+_SPECTRA = ("projector", "encoder", "encoder_centered", "views", "views_centered", "displacement")
+THRESHOLDS = (0.001, 0.01, 0.1, 0.25, 0.5)
+
+
+def _ranks(sigma: Tensor) -> dict[str, float]:
+    row = {
+        "effective_rank": metrics.effective_rank(sigma),
+        "energy_rank": metrics.energy_rank(sigma),
+        "sigma_min": float(sigma[-1]),
+        "sigma_max": float(sigma[0]),
+        "norm": float(sigma.norm()),
+    }
+    for tau in THRESHOLDS:
+        row[f"rank_{tau}"] = metrics.rank(sigma, tau)
+        row[f"relative_{tau}"] = metrics.rank(sigma, tau, relative=True)
+    return row
+
+
+def _shares(arrays: dict[str, Tensor], t: int) -> dict[str, float]:
+    spectra = {"encoder_rank": arrays["encoder_centered"][t], "views_rank": arrays["views_centered"][t]}
+    return {name: metrics.rank(sigma, 1e-3, relative=True) / len(sigma) for name, sigma in spectra.items()}
+
+
+def spectra(runs: list[Run], name: str) -> pd.DataFrame:
+    """One row for each run, kept epoch and direction of a spectrum of `measure`: `index` (from 1), `sigma`."""
+    require(name in _SPECTRA, f"The spectrum is {name!r}; allowed are {', '.join(map(repr, _SPECTRA))}.")
+    frames = []
+    for run in runs:
+        arrays = measure(run)
+        for epoch, sigma in zip(arrays["epoch"].tolist(), arrays[name].double(), strict=True):
+            frame = pd.DataFrame({"index": range(1, len(sigma) + 1), "sigma": sigma.numpy()})
+            frames.append(frame.assign(strength=strength(run.config), seed=run.config.seed, epoch=epoch))
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,172 @@
+"""The house style, one function per kind of figure, and `show`, which puts a figure on a page.
+
+A figure is one piece of HTML: an inline SVG whose black is the text colour of the page (so it is legible in light
+and in dark mode), described in words for those who cannot see it, a caption, and a line that says what made it.
+"""
+
+import hashlib
+import html
+import io
+import re
+
+from sslbook.config import require
+
+STRENGTH = {"small": "#0072b2", "moderate": "#008f68", "large": "#d55e00"}
+"""The colour of each strength of augmentation, the same on every page; all have a contrast of at least 3 to 1 with
+the light and with the dark page, and differ under the common kinds of colour blindness."""
+
+DASHES = {"small": (1, 1.2), "moderate": (5, 1.5), "large": ""}
+"""The dashes that go with `STRENGTH`, for print without colour."""
+
+PALETTE = ("#0072b2", "#d55e00", "#008f68", "#b2619b", "#8a7a00")
+"""Colours of everything that is not a strength, in order of use."""
+
+_STYLE = {
+    "figure.figsize": (6.4, 3.6),
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "font.size": 11,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.color": "black",
+    "axes.edgecolor": "black",
+    "axes.labelcolor": "black",
+    "text.color": "black",
+    "xtick.color": "black",
+    "ytick.color": "black",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "sslbook",
+}
+
+
+def axes(**size):
+    """Empty axes in the house style; `size` goes to the figure (`figsize` in inches)."""
+    import seaborn
+    from matplotlib.figure import Figure
+
+    seaborn.set_theme(style="ticks", palette=list(PALETTE), rc=_STYLE)
+    return Figure(**size).subplots()
+
+
+def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, **labels):
+    """One line of means of `y` against `x` per value of `hue`, in a band of ± one standard deviation of the rows.
+
+    `frame` is tidy: one row per run and abscissa. The standard deviation divides by the number of rows (as in the
+    papers' small samples of runs): name it in the caption. `labels` are properties of the axes (`xlabel`, `ylabel`,
+    `title`, `xscale`, …) and `legend`, its title. A column of strengths has the colours of `STRENGTH` by itself.
+    """
+    import seaborn
+
+    ax = ax or axes()
+    seaborn.lineplot(
+        frame,
+        x=x,
+        y=y,
+        hue=hue,
+        style=hue,
+        errorbar=lambda values: (values.mean() - values.std(ddof=0), values.mean() + values.std(ddof=0)),
+        err_kws={"alpha": 0.18, "linewidth": 0},
+        ax=ax,
+        **_looks(frame, hue),
+    )
+    return _finish(ax, labels)
+
+
+def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=None, **labels):
+    """Lines of singular values `y` against their rank `x`, one colour per `hue`, one kind of line per `style`.
+
+    `frame` holds one row per line and rank: aggregate over runs beforehand. The ordinate is logarithmic.
+    """
+    import seaborn
+
+    ax = ax or axes()
+    looks = {"palette": _looks(frame, hue)["palette"]}
+    seaborn.lineplot(frame, x=x, y=y, hue=hue, style=style, errorbar=None, ax=ax, **looks)
+    return _finish(ax, {"yscale": "log"} | labels)
+
+
+def points(frame, x: str, y: str, hue: str, *, ax=None, **labels):
+    """A point (x, y) for each row of `frame`, one colour and one kind of mark per `hue`."""
+    import seaborn
+
+    ax = ax or axes()
+    palette = _looks(frame, hue)["palette"]
+    seaborn.scatterplot(frame, x=x, y=y, hue=hue, style=hue, palette=palette, s=28, linewidth=0, ax=ax)
+    return _finish(ax, labels)
+
+
+def sheet(images, titles=None, *, columns: int = 8, size: float = 0.9):
+    """Images (N, C, H, W), uint8 or float in [0, 1], as a sheet of thumbnails, with a short title over each."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure = axes(figsize=(columns * size, rows * size * (1.25 if titles else 1))).figure
+    figure.clear()
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax in grid:
+        ax.axis("off")
+    for i, (ax, image) in enumerate(zip(grid, images, strict=False)):
+        pixels = image.permute(1, 2, 0).cpu().numpy()
+        ax.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", interpolation="none")
+        if titles is not None:
+            ax.set_title(titles[i], fontsize=9)
+    return figure
+
+
+def show(figure, *, caption: str, alt: str, made_by: str | None = None) -> None:
+    """Display `figure` as one piece of HTML that lives in a notebook and in a static page.
+
+    `alt` describes in words what the picture shows; `caption` stands below (mathematics between dollar signs);
+    `made_by` says what made it: profile, data, seeds, epochs, hardware, commit, wall time.
+    """
+    from IPython.display import display
+
+    require(bool(alt.strip()) and bool(caption.strip()), "A figure needs a caption and alt text; one of them is empty.")
+    line = f'<div class="made-by">{html.escape(made_by)}</div>' if made_by else ""
+    page = f'<figure class="sslbook">{_svg(figure, alt)}<figcaption>{_mathematics(caption)}{line}</figcaption></figure>'
+    display({"text/html": page, "text/plain": f"{alt}\n{caption}"}, raw=True)
+
+
+def _looks(frame, hue: str | None) -> dict:
+    if hue is None:
+        return {}
+    if set(frame[hue]) <= set(STRENGTH):
+        return {"palette": STRENGTH, "dashes": DASHES}
+    return {"palette": list(PALETTE)[: frame[hue].nunique()], "dashes": True}
+
+
+def _finish(ax, labels: dict):
+    title = labels.pop("legend", None)
+    if ax.get_legend() is not None:
+        ax.get_legend().set_title(title)
+    ax.set(**labels)
+    return ax.figure
+
+
+def _svg(figure, alt: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    prefix = "f" + hashlib.sha256((drawing + alt).encode()).hexdigest()[:8]
+    drawing = re.sub(r'\bid="', f'id="{prefix}-', drawing)
+    drawing = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", drawing)
+    drawing = re.sub(r"#000000|\bblack\b", "currentColor", drawing)
+    drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", drawing, flags=re.DOTALL)
+    width, height = (float(side) for side in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing).groups())
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width:g} {height:g}" width="{width * 4 / 3:.0f}" role="img" aria-label="{html.escape(alt)}" '
+        f'fill="currentColor" stroke-linejoin="round" style="max-width: 100%; height: auto"><title>{html.escape(alt)}</title>'
+    )
+    drawing = re.sub(r"<svg[^>]*>", lambda _: opening, drawing, count=1)
+    return re.sub(r"(?<=>)\s+(?=<)", "", drawing).replace("\n", " ")
+
+
+def _mathematics(text: str) -> str:
+    return re.sub(r"\$([^$]+)\$", r'<span class="math notranslate nohighlight">\\(\1\\)</span>', html.escape(text))

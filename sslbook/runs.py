@@ -1,0 +1,227 @@
+"""Runs are values: one directory for each configuration, found again by its identity, trained when it is missing.
+
+A run lives in `runs/<id>` (`SSLBOOK_RUNS` names another folder), a shipped record, without weights, in
+`book/records/<id>`. Locks need a local file system; the system frees them when their holder dies.
+"""
+
+import contextlib
+import datetime
+import functools
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import pandas as pd
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from sslbook import data, training
+from sslbook.config import Config, require
+from sslbook.methods import Method
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+RECORDS = _CHECKOUT / "book" / "records"
+
+
+def folder() -> Path:
+    """Where runs are kept: `SSLBOOK_RUNS`, else `runs` in the checkout."""
+    return Path(os.environ.get("SSLBOOK_RUNS") or _CHECKOUT / "runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, or the record of one."""
+
+    config: Config
+    path: Path
+
+    @functools.cached_property
+    def history(self) -> pd.DataFrame:
+        """A row for each epoch: `epoch` (from 1), mean `loss`, what the method logs, last `learning_rate`."""
+        return pd.read_csv(self.path / "history.csv", float_precision="round_trip")
+
+    @functools.cached_property
+    def provenance(self) -> dict:
+        """What made the run: hardware, precision, threads, package versions, commit, date, seconds."""
+        return json.loads((self.path / "provenance.json").read_text())
+
+    @property
+    def snapshots(self) -> dict[int, Path]:
+        """The weights kept, by epoch; empty for a record."""
+        paths = {epoch: training.snapshot_path(self.path, epoch) for epoch in self.config.snapshot_epochs}
+        return {epoch: path for epoch, path in paths.items() if path.exists()}
+
+    def method(self, epoch: int | None = None) -> Method:
+        """The method with the weights after `epoch` (default: the last), in evaluation mode on the CPU."""
+        epoch = self.config.epochs if epoch is None else epoch
+        require(
+            epoch in self.snapshots,
+            f"Run {self.config.id} keeps no weights of epoch {epoch}; it keeps {sorted(self.snapshots) or 'none'}.",
+        )
+        weights = safetensors.torch.load_file(self.snapshots[epoch])
+        method = training.build(self.config, weights["encoder.mean"].shape[1])
+        method.load_state_dict(weights)
+        return method.eval()
+
+    def encoder(self, epoch: int | None = None):
+        """The encoder after `epoch` (default: the last)."""
+        return self.method(epoch).encoder
+
+    def measured(self, name: str, version: int, compute: Callable[["Run"], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The arrays `compute(run)`, kept in `<name>.safetensors` beside the run under a `version` of their making."""
+        path = self.path / f"{name}.safetensors"
+        if path.exists():
+            with safetensors.safe_open(path, "pt") as file:
+                if file.metadata() == {"version": str(version)}:
+                    return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        require(
+            bool(self.snapshots),
+            f"The record {self.path} has no measurements `{name}` of version {version}, and a record keeps no weights "
+            f"to make them from; train the run again.",
+        )
+        with filelock.FileLock(folder() / f"{self.config.id}.lock"):
+            arrays = {key: value.contiguous() for key, value in compute(self).items()}
+            training.write_whole(path, safetensors.torch.save(arrays, {"version": str(version)}))
+        return arrays
+
+    def ship(self) -> Path:
+        """Copy the run without its weights to `book/records`; returns the record's folder."""
+        target = RECORDS / self.config.id
+        target.mkdir(parents=True, exist_ok=True)
+        for source in self.path.iterdir():
+            if source.is_file() and not source.name.startswith((".", "checkpoint")):
+                shutil.copyfile(source, target / source.name)
+        return target
+
+
+def find(config: Config) -> Run | None:
+    """The finished run of `config`: a local one, else a shipped record, else None.
+
+    Raises `ValueError` for a directory whose `config.json` is of another configuration or recipe.
+    """
+    for path in (folder() / config.id, RECORDS / config.id):
+        if (path / "history.csv").exists():
+            _require_same(config, path)
+            return Run(config, path)
+    return None
+
+
+def ensure(
+    config: Config, *, device: str | None = None, time_limit: float | None = None, progress: bool | None = None
+) -> Run:
+    """The finished run of `config`, trained (or continued) first if it is missing.
+
+    Two processes that ask for the same run do not train it twice: one trains, the other waits and reads. `device`
+    is "cpu", "cuda" or "cuda:0", …; the default is a free GPU where there is one.
+    """
+    run = find(config)
+    if run is not None:
+        return run
+    path = folder() / config.id
+    path.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder() / f"{config.id}.lock"):
+        run = find(config)
+        if run is not None:
+            return run
+        if (path / "config.json").exists():
+            _require_same(config, path)
+        else:
+            _write_json(path / "config.json", config.to_dict())
+        with _device(device) as chosen:
+            images = data.load_train(config.data).images
+            history, seconds = training.train(
+                config, images, path, device=chosen, time_limit=time_limit, progress=progress
+            )
+            _write_json(path / "provenance.json", provenance(chosen) | {"seconds": round(seconds, 1)})
+        training.write_whole(path / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
+        for checkpoint in training.checkpoints(path):
+            checkpoint.unlink()
+    return Run(config, path)
+
+
+def provenance(device: str) -> dict:
+    """What computes here and now: hardware, precision, threads, versions, commit and date."""
+    return {
+        "hardware": hardware(device),
+        "precision": "bfloat16" if training.uses_bfloat16(device) else "float32",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def hardware(device: str = "cpu") -> str:
+    """The GPU's name, or the processor's with the number of its cores."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """The commit of the checkout, with "+" if tracked files of the library differ from it; "unknown" without git."""
+
+    def git(*arguments) -> str:
+        return subprocess.run(
+            ["git", "-C", str(_CHECKOUT), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "sslbook") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _write_json(path: Path, values: dict) -> None:
+    training.write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def _require_same(config: Config, path: Path) -> None:
+    try:
+        values = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path / 'config.json'} cannot be read ({error}); move {path} away to train it anew."
+        ) from error
+    require(
+        values == json.loads(json.dumps(config.to_dict())),
+        f"{path / 'config.json'} is not the configuration {config.id} (edited, or of another recipe); its results are "
+        f"not used. Move {path} away to train it anew.",
+    )
+
+
+@contextlib.contextmanager
+def _device(name: str | None):
+    """The device to train on; a GPU is locked, and without a name the first free one is taken."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.device(name).type != "cuda":
+        yield name
+        return
+    require(torch.cuda.is_available(), f"The device is {name!r}, but PyTorch sees no GPU here; allowed is 'cpu'.")
+    index = torch.device(name).index
+    indices = range(torch.cuda.device_count()) if index is None else [index]
+    while True:
+        for i in indices:
+            lock = filelock.FileLock(folder() / f"gpu-{i}.lock")
+            with contextlib.suppress(filelock.Timeout):
+                lock.acquire(timeout=0)
+                try:
+                    yield f"cuda:{i}"
+                finally:
+                    lock.release()
+                return
+        time.sleep(5)

@@ -1,0 +1,174 @@
+"""Laws of the built book: no warnings, nothing from other machines, described pictures, and it fits a telephone."""
+
+import functools
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def site(executed, tmp_path_factory):
+    """The folder of the book's pages, built from the copies executed at `smoke`, with warnings as errors."""
+    output = tmp_path_factory.mktemp("site")
+    build = subprocess.run(
+        [
+            Path(sys.executable).with_name("jupyter-book"),
+            "build",
+            ROOT,
+            "--path-output",
+            output,
+            "-W",
+            "-n",
+            "--keep-going",
+        ],
+        env=os.environ | {"SSLBOOK_EXECUTED": str(executed), "SSLBOOK_PROFILE": "smoke"},
+        capture_output=True,
+        text=True,
+    )
+    assert build.returncode == 0, build.stdout[-2000:] + build.stderr[-4000:]
+    return output / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
+    handler.log_message = lambda *arguments: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """One browser for the module; a skip without Chromium, a failure if $SSLBOOK_REQUIRE_BROWSER insists on it."""
+    if CHROMIUM is None:
+        insist = pytest.fail if os.environ.get("SSLBOOK_REQUIRE_BROWSER") == "1" else pytest.skip
+        insist("there is no Chromium on this machine (on Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        profile = tmp_path_factory.mktemp("profile")
+        context = playwright.chromium.launch_persistent_context(profile, executable_path=CHROMIUM, args=FLAGS)
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
+def pages(site):
+    return sorted(
+        str(path.relative_to(site)) for folder in ("book", "notebooks") for path in (site / folder).rglob("*.html")
+    )
+
+
+def settle(page):
+    """Wait until mathematics has been set."""
+    page.wait_for_function("!window.MathJax || (MathJax.startup && MathJax.startup.promise)")
+    page.evaluate("window.MathJax && MathJax.startup.promise.then(() => true)")
+
+
+def test_every_page_of_the_contents_is_there(site):
+    assert {"book/intro.html", "book/status.html", "notebooks/geometry/lie-groups.html"} <= set(pages(site))
+    assert "book/intro.html" in (site / "index.html").read_text()
+
+
+def test_pages_show_the_executed_copy_and_offer_the_clean_source(site):
+    page = (site / "notebooks/geometry/lie-groups.html").read_text()
+    assert "<svg" in page and "with profile" in page
+    source = (site / "_sources/notebooks/geometry/lie-groups.ipynb").read_bytes()
+    assert source == (ROOT / "notebooks/geometry/lie-groups.ipynb").read_bytes()
+
+
+def test_status_has_a_row_for_every_notebook(site):
+    page = (site / "book/status.html").read_text()
+    assert page.count("<td><p>smoke</p></td>") == len(list((ROOT / "notebooks").rglob("*.ipynb")))
+    assert "not executed" not in page
+
+
+def test_the_address_of_the_repository_stands_once(site):
+    config = (ROOT / "_config.yml").read_text()
+    url = config.split("url: ")[1].split()[0]
+    assert url in (site / "book/how-to.html").read_text()
+    texts = [path for path in (ROOT / "book").rglob("*.*") if path.suffix in {".md", ".py", ".css", ".js"}]
+    assert config.count(url) == 1
+    assert not [path for path in texts if url in path.read_text()]
+
+
+@pytest.mark.browser
+def test_pages_in_the_browser(site, address, page):
+    """On every page: a silent console, requests to this machine only, labelled pictures, no sideways scrolling."""
+    console, requests = [], []
+    page.on("console", lambda message: message.type in ("error", "warning") and console.append(message.text))
+    page.on("pageerror", lambda error: console.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    for name in pages(site):
+        page.set_viewport_size({"width": 1300, "height": 900})
+        page.goto(f"{address}/{name}")
+        settle(page)
+        unnamed = page.evaluate(
+            """() => [...document.querySelectorAll('img:not([alt]), main figure svg:not([aria-label])')]
+                     .map(e => e.outerHTML.slice(0, 200))"""
+        )
+        assert not unnamed, name
+        assert page.locator("mjx-merror, mjx-container [style*='color: red']").count() == 0, name
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+    assert not console
+    assert not [url for url in requests if not url.startswith((address, "data:", "blob:"))]
+
+
+@pytest.mark.browser
+def test_mathematics_is_set_and_numbered(address, page):
+    page.goto(f"{address}/book/notation.html")
+    settle(page)
+    assert page.locator("mjx-container").count() > 30
+    assert page.locator("span.eqno").count() >= 5
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_take_the_colour_of_the_text(address, page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"{address}/notebooks/geometry/lie-groups.html")
+    ink, paper, figure = page.evaluate(
+        """() => [getComputedStyle(document.querySelector('figure.sslbook svg')).fill,
+                  getComputedStyle(document.body).backgroundColor,
+                  getComputedStyle(document.querySelector('figure.sslbook').parentElement).backgroundColor]"""
+    )
+    lightness = {
+        name: sum(map(float, colour[4:-1].split(","))) / 765 for name, colour in (("ink", ink), ("paper", paper))
+    }
+    assert abs(lightness["ink"] - lightness["paper"]) > 0.6
+    assert figure == "rgba(0, 0, 0, 0)"
+
+
+@pytest.mark.browser
+def test_search_finds_a_page_by_a_word_of_its_text(address, page):
+    page.goto(f"{address}/search.html?q=exponential")
+    page.wait_for_selector("#search-results li a")
+    assert "lie-groups.html" in "".join(a.get_attribute("href") for a in page.locator("#search-results li a").all())

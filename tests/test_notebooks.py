@@ -1,0 +1,116 @@
+"""Laws of the notebooks: every one runs at `smoke`, alone and in the batch, and refuses what it does not know."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sslbook import notebooks
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+
+
+def papermill(*arguments):
+    return subprocess.run([sys.executable, "-m", "papermill", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def outputs(path):
+    return [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+
+
+def glued(path):
+    """What a notebook glued, by name."""
+    marked = [output for output in outputs(path) if "scrapbook" in output.get("metadata", {})]
+    return {output.metadata["scrapbook"]["name"]: dict(output.data) for output in marked}
+
+
+@each_notebook
+def test_copy_says_what_made_it(source, executed):
+    facts = nbformat.read(executed / "smoke" / source.relative_to(ROOT), 4).metadata["sslbook"]
+    assert facts["profile"] == facts["parameters"]["profile"] == "smoke"
+    assert {"data", "seeds", "result", "hardware", "commit", "minutes", "date"} <= set(facts)
+    assert facts["versions"]["torch"]
+
+
+@each_notebook
+def test_every_figure_is_labelled_and_says_what_made_it(source, executed):
+    copy = executed / "smoke" / source.relative_to(ROOT)
+    figures = [
+        output.data["text/html"] for output in outputs(copy) if "<svg" in output.get("data", {}).get("text/html", "")
+    ]
+    assert figures
+    for figure in figures:
+        assert re.search(r'<svg[^>]* aria-label="[^"]{40,}"', figure)
+        assert re.search(r"<figcaption>.{40,}profile smoke", figure, re.DOTALL)
+    assert not any(key.startswith("image/") for output in outputs(copy) for key in output.get("data", {}))
+
+
+@each_notebook
+def test_text_quotes_only_what_was_computed(source, executed):
+    text = "\n".join(cell.source for cell in nbformat.read(source, 4).cells if cell.cell_type == "markdown")
+    quoted = set(re.findall(r"\{glue:\w+\}`([^`:]+)", text))
+    assert quoted and quoted <= set(glued(executed / "smoke" / source.relative_to(ROOT)))
+
+
+@each_notebook
+def test_cells_are_short(source):
+    long = [
+        cell.source
+        for cell in nbformat.read(source, 4).cells
+        if cell.cell_type == "code" and cell.source.count("\n") >= 30
+    ]
+    assert not long
+
+
+@each_notebook
+def test_unknown_parameter_is_refused_with_the_known_ones(source, tmp_path):
+    with pytest.raises(ValueError, match=r"no parameter profil, sead; it has profile, dataset, seeds, device\."):
+        notebooks.execute(source, "smoke", tmp_path / "copy.ipynb", sead=1, profil="smoke")
+    assert not list(tmp_path.iterdir())
+
+
+@each_notebook
+def test_wrong_profile_stops_in_the_first_cell_with_the_allowed_ones(source, tmp_path):
+    with pytest.raises(notebooks.NotebookError, match=r"huge.*smoke.*laptop.*paper"):
+        notebooks.execute(source, "huge", tmp_path / "copy.ipynb")
+    (failed,) = tmp_path.iterdir()
+    assert failed.name == "copy.failed.ipynb"
+    code = [cell for cell in nbformat.read(failed, 4).cells if cell.cell_type == "code"]
+    parameters = [{"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])) for cell in code]
+    first = next(i for i, tagged in enumerate(parameters) if not tagged)
+    assert any(output.output_type == "error" for output in code[first].outputs)
+
+
+@each_notebook
+def test_papermill_shows_the_parameters(source):
+    shown = papermill("--help-notebook", str(source)).stdout
+    for name in ("profile", "dataset", "seeds", "device"):
+        assert re.search(rf"^\s*{name}: \w.*\(default .*\)\s+\S+", shown, re.MULTILINE)
+
+
+def test_plain_papermill_computes_the_same_numbers(executed, tmp_path):
+    source = ROOT / "notebooks/geometry/lie-groups.ipynb"
+    run = papermill(str(source), str(tmp_path / "out.ipynb"), "-p", "profile", "smoke")
+    assert run.returncode == 0, run.stderr
+    assert glued(tmp_path / "out.ipynb") == glued(executed / "smoke" / source.relative_to(ROOT))
+
+
+def test_sources_are_what_nbstripout_leaves():
+    for source in SOURCES:
+        cells = json.loads(source.read_text())["cells"]
+        assert all(
+            not cell["outputs"] and cell["execution_count"] is None for cell in cells if cell["cell_type"] == "code"
+        )
+
+
+def test_a_made_by_line_names_every_fact():
+    line = notebooks.made_by(
+        profile="laptop", data="cifar100", seeds=[0, 1], epochs=60, hardware="H", commit="c", seconds=200
+    )
+    assert line == "profile laptop · cifar100 · seeds 0, 1 · 60 epochs · H · commit c · 3 min"

@@ -1,0 +1,263 @@
+"""Laws of the tree: what may import what, what is pinned where, what stays out of git, what `make` offers."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DECLARED = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
+
+# Rooms on one line know nothing of each other; each room may import those above it, none below.
+FLOW = [
+    {"config"},
+    {"data"},
+    {"views"},
+    {"lie", "models", "losses"},
+    {"methods"},
+    {"optim"},
+    {"training"},
+    {"runs"},
+    {"metrics"},
+    {"papers"},
+    {"claims"},
+    {"plotting", "widgets"},
+    {"notebooks"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+LEVEL = {room: level for level, rooms in enumerate(FLOW) for room in rooms}
+NOT_CORE = {"plotting", "widgets", "notebooks"}
+ONLY_INSIDE_FUNCTIONS = {"pooch", "seaborn", "matplotlib", "papermill", "anywidget", "IPython"}
+
+
+def sources(*folders, suffix):
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob(f"*{suffix}") if path.is_file())
+
+
+def room(path):
+    """The room of a module of the library: `losses/contrastive.py` → `losses`."""
+    return path.relative_to(ROOT / "sslbook").parts[0].removesuffix(".py")
+
+
+def imports(path, *, inside_functions=True):
+    """Absolute dotted names of the modules and names that a file imports; at module level only, if so asked."""
+    package = path.relative_to(ROOT).parts[:-1]
+    nodes = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            yield from (".".join(filter(None, (parent, node.module, alias.name))) for alias in node.names)
+        elif inside_functions or not isinstance(node, ast.FunctionDef):
+            nodes.extend(ast.iter_child_nodes(node))
+
+
+def imported_room(name):
+    """The room that an import reaches: `sslbook.losses.info_nce` → `losses`, a name of the package → `__init__`."""
+    first = name.split(".")[1] if "." in name else "__init__"
+    return first if first in LEVEL else "__init__"
+
+
+def third_party(names):
+    return {top for name in names if (top := name.split(".")[0]) not in {*sys.stdlib_module_names, "sslbook"}}
+
+
+def distributions(requirements):
+    return {canonicalize_name(Requirement(line).name) for line in requirements}
+
+
+@pytest.fixture(scope="module")
+def provided_by():
+    """Import name → distributions that provide it, in this environment."""
+    table = importlib.metadata.packages_distributions()
+    return lambda module: {canonicalize_name(name) for name in table.get(module, [module])}
+
+
+def test_every_module_belongs_to_a_room_with_a_place_in_the_flow():
+    rooms = {room(path) for path in sources("sslbook", suffix=".py")}
+    assert rooms <= set(LEVEL), f"Give {rooms - set(LEVEL)} a place in FLOW."
+
+
+def test_imports_flow_one_way():
+    backwards = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources("sslbook", suffix=".py")
+        for name in imports(path)
+        if name.split(".")[0] == "sslbook"
+        and imported_room(name) != room(path)
+        and LEVEL[imported_room(name)] >= LEVEL[room(path)]
+    ]
+    assert not backwards
+
+
+def test_the_core_imports_only_core_dependencies(provided_by):
+    core = distributions(PROJECT["dependencies"])
+    foreign = []
+    for path in sources("sslbook", suffix=".py"):
+        if room(path) not in NOT_CORE:
+            at_import = third_party(imports(path, inside_functions=False)) & ONLY_INSIDE_FUNCTIONS
+            anywhere = third_party(imports(path)) - ONLY_INSIDE_FUNCTIONS
+            refused = at_import | {module for module in anywhere if not provided_by(module) & core}
+            foreign += [f"{path.relative_to(ROOT)} imports {module}" for module in refused]
+    assert not foreign
+
+
+def test_every_imported_package_is_declared(provided_by):
+    declared = distributions(DECLARED)
+    local = {path.stem for path in sources("tests", "benchmarks", suffix=".py")} | {"tests", "benchmarks"}
+    undeclared = {
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in sources("sslbook", "tests", "benchmarks", suffix=".py")
+        for module in third_party(imports(path)) - local
+        if not provided_by(module) & declared
+    }
+    assert not undeclared
+
+
+def test_the_library_is_compact():
+    size = sum(path.stat().st_size for path in sources("sslbook", suffix="") if "__pycache__" not in path.parts)
+    assert size < 150 * 1024
+
+
+def test_notebook_sources_hold_no_outputs_and_one_cell_of_parameters():
+    notebooks = [path for path in sources("notebooks", suffix=".ipynb") if ".ipynb_checkpoints" not in path.parts]
+    assert notebooks
+    for path in notebooks:
+        code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        assert not any(cell["outputs"] or cell["execution_count"] for cell in code), path
+        assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1, path
+        assert max(len("".join(cell["source"]).splitlines()) for cell in code) <= 30, path
+
+
+@pytest.fixture(scope="module")
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) and not pin.url for pin in requirements)
+    assert len({canonicalize_name(pin.name) for pin in requirements}) == len(requirements)
+    return {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in requirements}
+
+
+def test_pins_lie_in_the_declared_ranges(pins):
+    for requirement in map(Requirement, DECLARED):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+
+
+def test_every_package_that_gets_installed_is_pinned(pins):
+    waiting = [Requirement(line) for line in DECLARED]
+    reached = set()
+    while waiting:
+        requirement = waiting.pop()
+        key = canonicalize_name(requirement.name), tuple(sorted(requirement.extras))
+        if key in reached:
+            continue
+        reached.add(key)
+        try:
+            needs = importlib.metadata.requires(requirement.name) or []
+        except importlib.metadata.PackageNotFoundError:  # the extra that asks for it is not installed here
+            continue
+        environments = [{"extra": extra} for extra in ("", *requirement.extras)]
+        waiting += [
+            need for need in map(Requirement, needs) if not need.marker or any(map(need.marker.evaluate, environments))
+        ]
+    assert {name for name, _ in reached} <= set(pins)
+
+
+def test_environment_yml_repeats_no_pin():
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert conda == [f"python{PROJECT['requires-python']}", "pip"]
+    constraint, install = pip["pip"]
+    assert constraint == "--constraint constraints.txt"
+    assert Requirement(f"sslbook{install.removeprefix('--editable .')}").extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_address_of_the_repository_stands_once():
+    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    slug = "/".join(address.rstrip("/").split("/")[-2:])
+    owned = [path for path in ROOT.iterdir() if path.is_file() and path.name != "_config.yml"]
+    owned += sources("book", "sslbook", "tests", "benchmarks", "notebooks", ".github", ".ci", suffix="")
+    repeated = [path for path in owned if f"github.com/{slug}".encode() in path.read_bytes()]
+    assert not repeated
+
+
+def make(*arguments, cwd=ROOT, **environment):
+    clean = {key: value for key, value in os.environ.items() if key not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
+    return subprocess.run(["make", *arguments], cwd=cwd, env=clean | environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def targets():
+    return set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split())
+
+
+def test_make_help_lists_every_target(targets):
+    lines = make().stdout.splitlines()
+    assert {re.match(r"  make (\w+) +\S", line)[1] for line in lines} == targets
+    assert len(lines) == len(targets)
+
+
+def test_the_prose_names_only_targets_that_exist(targets):
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sources("book", suffix=".md")]
+    named = {target for page in pages for target in re.findall(r"`make (\w+)|^make (\w+)", page.read_text(), re.M)}
+    assert {"book", "test"} <= {name for pair in named for name in pair if name} <= targets
+
+
+def test_profile_and_data_set_reach_the_batch_only_when_given():
+    assert "--config" not in make("-n", "book").stdout
+    assert "--config profile=smoke dataset=shapes" in make("-n", "book", "PROFILE=smoke", "DATASET=shapes").stdout
+    assert "--config dataset=shapes" in make("-n", "sweep", "DATASET=shapes").stdout
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The files that installation reads, in a folder with a space in its path."""
+    folder = tmp_path / "a clone"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (folder / name).write_text((ROOT / name).read_text())
+        os.utime(folder / name, (1, 1))
+    return folder
+
+
+def test_setup_runs_again_only_when_the_pins_change(clone):
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / ".ready").touch()
+    assert make("-q", "setup", cwd=clone).returncode == 0
+    (clone / "constraints.txt").touch()
+    os.utime(clone / ".venv" / ".ready", (2, 2))
+    assert make("-q", "setup", cwd=clone).returncode == 1
+
+
+def test_an_old_python_is_refused_with_a_sentence(clone):
+    old = clone / "python3.10"
+    old.write_text(
+        f"#!/bin/sh\nexec '{sys.executable}' -c 'import sys; sys.version_info = (3, 10, 4); exec(sys.argv[1])' \"$2\"\n"
+    )
+    old.chmod(0o755)
+    result = make("setup", "PYTHON=./python3.10", cwd=clone)
+    assert result.returncode and not (clone / ".venv").exists()
+    assert "sslbook needs Python 3.11 or newer, and ./python3.10 is 3.10; name another one" in result.stderr
+
+
+def test_workflows_pin_actions_to_a_major_version_and_call_the_project_s_own_commands():
+    jobs = {}
+    for path in sources(".github/workflows", suffix=".yml"):
+        jobs |= yaml.safe_load(path.read_text())["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    assert {step["run"] for step in steps if "run" in step} == {"make book", ".ci/run"}

@@ -1,0 +1,109 @@
+"""Laws of the figures: legible on light and dark pages, described in words, and the band is what it says."""
+
+import itertools
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sslbook import plotting
+
+LIGHT, DARK = "#ffffff", "#121212"
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2."""
+    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(a, b):
+    low, high = sorted([luminance(a), luminance(b)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def deuteranope(colour):
+    """The colour as seen without the middle cones, in linear RGB (Viénot, Brettel and Mollon 1999)."""
+    linear = np.array([(int(colour[i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)])
+    return np.array([[0.293, 0.707, 0], [0.293, 0.707, 0], [-0.022, 0.022, 1]]) @ linear
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: outputs.append(data))
+    return outputs
+
+
+@pytest.fixture
+def frame():
+    rows = itertools.product(["small", "large"], range(5), range(4))
+    rng = np.random.default_rng(0)
+    return pd.DataFrame([(s, e, r, rng.normal()) for s, e, r in rows], columns=["strength", "epoch", "run", "rank"])
+
+
+@pytest.mark.parametrize("colour", [*plotting.STRENGTH.values(), *plotting.PALETTE])
+def test_colours_stand_out_on_both_pages(colour):
+    assert min(contrast(colour, LIGHT), contrast(colour, DARK)) >= 3
+
+
+def test_strengths_differ_for_the_colour_blind():
+    seen = [deuteranope(colour) for colour in plotting.STRENGTH.values()]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.15
+
+
+def test_band_is_one_standard_deviation_about_the_mean(frame):
+    ax = plotting.axes()
+    plotting.curves_with_band(frame, "epoch", "rank", "strength", ax=ax)
+    groups = frame[frame.strength == "small"].groupby("epoch")["rank"]
+    mean, deviation = groups.mean().to_numpy(), groups.std(ddof=0).to_numpy()
+    assert np.allclose(ax.lines[0].get_ydata(), mean)
+    heights = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert np.isclose(heights.max(), (mean + deviation).max())
+    assert np.isclose(heights.min(), (mean - deviation).min())
+
+
+def test_a_strength_has_one_colour_whatever_else_is_drawn(frame):
+    for kept in (["small", "large"], ["large"]):
+        ax = plotting.axes()
+        plotting.curves_with_band(frame[frame.strength.isin(kept)], "epoch", "rank", "strength", ax=ax)
+        assert ax.lines[kept.index("large")].get_color() == plotting.STRENGTH["large"]
+
+
+def test_a_figure_is_text_coloured_and_described(frame, shown):
+    figure = plotting.curves_with_band(frame, "epoch", "rank", "strength")
+    plotting.show(figure, caption=r"Rank <at> $\tau<3$", alt='A "rising" line', made_by="a & b")
+    page = shown[0]["text/html"]
+    assert 'role="img" aria-label="A &quot;rising&quot; line"' in page
+    assert r'<span class="math notranslate nohighlight">\(\tau&lt;3\)</span>' in page
+    assert "a &amp; b" in page
+    assert "currentColor" in page
+    assert not re.search(r"#000000|#fff(fff)?\b|black|white", page)
+
+
+def test_ids_of_two_figures_never_meet(frame, shown):
+    for alt in ("one", "two"):
+        plotting.show(plotting.curves_with_band(frame, "epoch", "rank"), caption="c", alt=alt)
+    first, second = (set(re.findall(r'\bid="([^"]+)"', output["text/html"])) for output in shown)
+    assert first and not first & second
+    for output, ids in zip(shown, (first, second), strict=True):
+        assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', output["text/html"])) <= ids
+
+
+def test_the_same_figure_gives_the_same_bytes(frame, shown):
+    for _ in range(2):
+        plotting.show(plotting.spectra(frame, "epoch", "rank", "strength"), caption="c", alt="a")
+    assert shown[0] == shown[1]
+
+
+def test_a_sheet_holds_every_image(shown):
+    plotting.show(plotting.sheet(torch.rand(11, 3, 8, 8), columns=4), caption="c", alt="a")
+    assert shown[0]["text/html"].count("<image") == 11
+
+
+def test_a_figure_without_words_is_refused(frame):
+    with pytest.raises(ValueError, match="needs a caption and alt text"):
+        plotting.show(plotting.curves_with_band(frame, "epoch", "rank"), caption="c", alt=" ")
