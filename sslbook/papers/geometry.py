@@ -33,9 +33,9 @@ _PROFILES = {
         data=Data("cifar100", 10_000),
         encoder=ResNet(16, (1, 1, 1, 1)),
         widths=(32,),
-        epochs=12,
+        epochs=8,
         batch_size=128,
-        snapshots=6,
+        snapshots=4,
     ),
     # Ours: 500 epochs (the only number in the paper, Fig. 6), batch 1024, and a tenth of train held out as validation.
     "paper": dict(data=Data("cifar100"), encoder=ResNet(), widths=(128,), epochs=500, batch_size=1024, snapshots=20),
