@@ -137,11 +137,12 @@ def ensure(
         else:
             _write_json(path / "config.json", config.to_dict())
         with _device(device) as chosen:
+            facts = provenance(chosen)  # before training: the code that is running, not what lies there at the end
             images = data.load_train(config.data).images
             history, seconds = training.train(
                 config, images, path, device=chosen, time_limit=time_limit, progress=progress
             )
-            _write_json(path / "provenance.json", provenance(chosen) | {"seconds": round(seconds, 1)})
+            _write_json(path / "provenance.json", facts | {"seconds": round(seconds, 1)})
         training.write_whole(path / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
         for checkpoint in training.checkpoints(path):
             checkpoint.unlink()
