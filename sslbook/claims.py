@@ -117,11 +117,39 @@ def judge(claim: Claim, found: list[runs.Run], profile: str, *, frame: pd.DataFr
     )
 
 
-def verdicts(profile: str = "laptop", claims: tuple[Claim, ...] | None = None) -> list[Verdict]:
-    """The verdicts on `claims` (all by default) from the finished runs of `profile`; nothing is trained."""
+def claim(id: str) -> Claim:
+    """The claim of this id."""
+    known = {claim.id: claim for claim in GEOMETRY}
+    require(id in known, f"The claim {id!r} is unknown; known are {', '.join(known)}.")
+    return known[id]
+
+
+def verdicts(profile: str = "laptop", *ids: str) -> list[Verdict]:
+    """The verdicts on the claims `ids` (all by default) from the finished runs of `profile`; nothing is trained."""
     found = [run for config in geometry.configs("main", profile) if (run := runs.find(config)) is not None]
+    found = [run for run in found if run.config.data.name == "cifar100"]
     frame = geometry.scalars(found) if found else None
-    return [judge(claim, found, profile, frame=frame) for claim in claims or GEOMETRY]
+    return [judge(claim(id), found, profile, frame=frame) for id in ids or [claim.id for claim in GEOMETRY]]
+
+
+def table(judged: list[Verdict]) -> pd.DataFrame:
+    """A row for each test (or counter-example) of each verdict: what was measured, against which rule, and the verdict."""
+    rows = []
+    for verdict in judged:
+        row = {"claim": verdict.claim.id, "where": verdict.claim.where, "verdict": verdict.status}
+        if verdict.violation is not None:
+            rows.append(row | {"test": "violation by the counter-example", "mean": verdict.violation})
+        for o in verdict.outcomes:
+            low, high = o.low, o.high
+            rows.append(
+                row
+                | {"test": o.test.says, "mean": o.mean, "low": low, "high": high, "seeds": o.seeds}
+                | {"must exceed": o.test.threshold, "test says": o.state}
+            )
+        if verdict.violation is None and not verdict.outcomes:
+            rows.append(row | {"test": verdict.claim.reason or "no runs at this scale"})
+    columns = ["claim", "where", "test", "mean", "low", "high", "seeds", "must exceed", "test says", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def with_thresholds(claim: Claim, *thresholds: float) -> Claim:
