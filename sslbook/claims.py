@@ -133,7 +133,7 @@ def verdicts(profile: str = "laptop", *ids: str) -> list[Verdict]:
 
 
 def table(judged: list[Verdict]) -> pd.DataFrame:
-    """A row for each test (or counter-example) of each verdict: what was measured, against which rule, and the verdict."""
+    """A row for each test or counter-example of each verdict: what was measured, against which rule, what it says."""
     rows = []
     for verdict in judged:
         row = {"claim": verdict.claim.id, "where": verdict.claim.where, "verdict": verdict.status}

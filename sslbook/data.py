@@ -148,6 +148,12 @@ def _require_known(name: str) -> None:
     require(name in SETS, f"The data set {name!r} is unknown; allowed are {', '.join(SETS)}.")
 
 
+def train_size(name: str) -> int:
+    """The number of images of the split `train`."""
+    _require_known(name)
+    return _OFFICIAL[name].train if name in _OFFICIAL else _SHAPES["train"][0]
+
+
 @dataclass(frozen=True)
 class Data(Part, slot="data"):
     """The images a run trains on: the set's `train` split, or a fixed class-balanced part of it of size `images`."""
@@ -156,8 +162,7 @@ class Data(Part, slot="data"):
     images: int | None = None
 
     def validate(self):
-        _require_known(self.name)
-        size = _OFFICIAL[self.name].train if self.name in _OFFICIAL else _SHAPES["train"][0]
+        size = train_size(self.name)
         require(
             self.images is None or 1 <= self.images <= size,
             f"Data.images is {self.images}; {self.name} has 1 … {size} images to train on.",

@@ -21,7 +21,8 @@ class ResNet(Part, slot="encoder"):
     blocks: tuple[int, ...] = (2, 2, 2, 2)
 
     def validate(self):
-        require(self.width >= 1, f"ResNet.width is {self.width}; it must be at least 1.")
+        # With fewer channels the channels-last convolutions of PyTorch 2.11 overrun their memory on AVX2 processors.
+        require(self.width >= 8, f"ResNet.width is {self.width}; it must be at least 8.")
         require(
             len(self.blocks) > 0 and min(self.blocks) >= 1,
             f"ResNet.blocks is {self.blocks}; it must list at least one stage of at least one block.",

@@ -156,13 +156,14 @@ def _svg(figure, alt: str) -> str:
     prefix = "f" + hashlib.sha256((drawing + alt).encode()).hexdigest()[:8]
     drawing = re.sub(r'\bid="', f'id="{prefix}-', drawing)
     drawing = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", drawing)
-    drawing = re.sub(r"#000000|\bblack\b", "currentColor", drawing)
+    drawing = drawing.replace("#000000", "currentColor")
     drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", drawing, flags=re.DOTALL)
     width, height = (float(side) for side in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing).groups())
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="0 0 {width:g} {height:g}" width="{width * 4 / 3:.0f}" role="img" aria-label="{html.escape(alt)}" '
-        f'fill="currentColor" stroke-linejoin="round" style="max-width: 100%; height: auto"><title>{html.escape(alt)}</title>'
+        f'fill="currentColor" stroke-linejoin="round" style="max-width: 100%; height: auto">'
+        f"<title>{html.escape(alt)}</title>"
     )
     drawing = re.sub(r"<svg[^>]*>", lambda _: opening, drawing, count=1)
     return re.sub(r"(?<=>)\s+(?=<)", "", drawing).replace("\n", " ")

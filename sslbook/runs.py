@@ -47,7 +47,7 @@ class Run:
     @functools.cached_property
     def history(self) -> pd.DataFrame:
         """A row for each epoch: `epoch` (from 1), mean `loss`, what the method logs, last `learning_rate`."""
-        return pd.read_csv(self.path / "history.csv", float_precision="round_trip")
+        return pd.read_csv(self.path / "history.csv")
 
     @functools.cached_property
     def provenance(self) -> dict:

@@ -75,6 +75,11 @@ class Policy(Part, slot="views"):
             f"Policy.jitter is {self.jitter}; brightness, contrast and saturation must be at least 0, hue in 0 … 0.5.",
         )
 
+    @property
+    def name(self) -> str:
+        """The name under which `policy` knows this policy, or "own"."""
+        return next((name for name in STRENGTHS if policy(name) == self), "own")
+
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One view of each image: uint8 (N, C, H, W), C = 1 or 3, to float32 of the same shape in [0, 1].
 
@@ -149,7 +154,7 @@ class Policy(Part, slot="views"):
         return views.clamp_(0, 1)
 
 
-_STRENGTHS = {"large": ((0.08, 1), 0.5, 0.5), "moderate": ((0.5, 1), 0.5, 0.25), "small": ((0.9, 1), 0, 0.05)}
+STRENGTHS = {"large": ((0.08, 1), 0.5, 0.5), "moderate": ((0.5, 1), 0.5, 0.25), "small": ((0.9, 1), 0, 0.05)}
 
 
 def policy(name: str) -> Policy:
@@ -158,8 +163,8 @@ def policy(name: str) -> Policy:
     Jitter is (0.8 s, 0.8 s, 0.8 s, 0.2 s) with probability 0.8; all three remove colour with probability 0.2 and none
     blurs. The table names the flip but not its probability: 0.5 is our choice, as are the ratios 3/4 … 4/3.
     """
-    require(name in _STRENGTHS, f"The policy is {name!r}; allowed are {', '.join(map(repr, _STRENGTHS))}.")
-    share, flip, s = _STRENGTHS[name]
+    require(name in STRENGTHS, f"The policy is {name!r}; allowed are {', '.join(map(repr, STRENGTHS))}.")
+    share, flip, s = STRENGTHS[name]
     return Policy(crop=share, flip=flip, jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s))
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sslbook import claims
+
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -108,6 +110,12 @@ def test_status_has_a_row_for_every_notebook(site):
     page = (site / "book/status.html").read_text()
     assert page.count("<td><p>smoke</p></td>") == len(list((ROOT / "notebooks").rglob("*.ipynb")))
     assert "not executed" not in page
+
+
+def test_verdicts_have_a_row_for_every_claim(site):
+    page = (site / "book/verdicts.html").read_text()
+    verdicts = [f"<strong>{status}</strong>" for status in sorted({v.status for v in claims.verdicts("smoke")})]
+    assert sum(page.count(verdict) for verdict in verdicts) == len(claims.GEOMETRY)
 
 
 def test_the_address_of_the_repository_stands_once(site):

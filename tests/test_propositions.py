@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslbook import lie, losses, metrics
+from sslbook import lie, losses, metrics, models
 from sslbook.papers import geometry_theory as theory
 
 
@@ -37,7 +37,7 @@ def test_proposition_3_1_fails_for_negative_beta():
 def test_the_bound_of_equation_1_is_no_bound_of_nt_xent(z, violation):
     nt_xent = losses.nt_xent(z, z, temperature=0.5)
     assert (nt_xent - losses.info_nce_upper_bound(z, z).total).item() == pytest.approx(violation, abs=5e-5)
-    assert nt_xent <= theory.nt_xent_bound(z, z, 2.0) + 1e-12
+    assert theory.nt_xent_bound(z, z, 2.0).item() == pytest.approx(nt_xent.item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("beta", [0.0, 2.0, 20.0])
@@ -47,7 +47,7 @@ def test_the_bound_of_nt_xent_holds(beta):
         z = F.normalize(torch.cat([z1, z2]))
         logits = (beta * z @ z.T).fill_diagonal_(-math.inf)
         one_sided = F.cross_entropy(logits[:32], torch.arange(32, 64))
-        assert 0 <= theory.nt_xent_bound(z1, z2, beta) - one_sided + 1e-12 <= math.log(63) + 1e-12
+        assert 0 <= theory.nt_xent_bound(z1, z2, beta) - one_sided + 1e-12 <= math.log(62) + 1e-12
 
 
 def test_the_negatives_are_the_similarities_to_all_other_images():
@@ -71,6 +71,33 @@ def test_proposition_c_1_needs_a_plus(beta, largest):
     error = terms - (part.alignment - part.expectation + part.entropy)
     assert torch.allclose(error, 2 * part.expectation, atol=1e-12)
     assert error.abs().max().item() == pytest.approx(largest, rel=0.35)
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0, 20.0])
+def test_the_gap_of_the_bound_is_an_integral_over_beta_and_limits_the_entropy(beta):
+    z1, z2 = views()
+    grid = torch.linspace(0, beta, 201, dtype=torch.float64)
+    s = theory.negatives(z1, z2)
+    expected = ((grid[:, None, None] * s).softmax(2) * s).sum(2)
+    gap, _ = theory.bound_gap(z1, z2, beta)
+    assert torch.allclose(torch.trapezoid(s.amax(1) - expected, grid, dim=0), gap, atol=1e-3)
+    entropy = theory.decomposition(z1, z2, beta).entropy
+    assert (entropy >= math.log(126) - gap - 1e-12).all()
+
+
+def test_a_negative_is_pushed_by_its_weight_because_the_force_of_the_entropy_cancels():
+    s = theory.negatives(*views(8, 4)).requires_grad_()
+    p = (2 * s).softmax(1)
+    expectation, entropy = 2 * (p * s).sum(1), torch.special.entr(p).sum(1)
+    (force,) = torch.autograd.grad((expectation + entropy).sum(), s, retain_graph=True)
+    assert torch.allclose(force, 2 * p)
+    (force,) = torch.autograd.grad(entropy.sum(), s)
+    assert torch.allclose(force, -4 * p * (s - expectation[:, None] / 2))
+
+
+def test_the_least_loss_has_the_greatest_entropy():
+    z = theory.simplex(16)
+    assert torch.allclose(theory.decomposition(z, z, 2.0).entropy, torch.tensor(30.0).log().double())
 
 
 def test_the_limits_of_appendix_c_need_a_unique_nearest_negative():
@@ -219,3 +246,85 @@ def test_a_collapsed_spectrum_does_not_show_in_equation_10():
     truncated = metrics.unexplained_variance(displacements, collapsed, threshold=0.1)
     assert truncated == pytest.approx(1 - kept / 64, abs=0.05)
     assert np.mean([full]) == pytest.approx(1 - 16 / 64, abs=0.05)
+
+
+def random_layers(widths, inputs=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = zip(widths, (inputs, *widths[:-1]), strict=True)
+    return [
+        (torch.randn(m, n, generator=generator).double(), torch.randn(m, generator=generator).double())
+        for m, n in shapes
+    ]
+
+
+def square(r):
+    return [(-r, -r), (r, -r), (r, r), (-r, r)]
+
+
+@pytest.mark.parametrize("m", [1, 5, 12])
+def test_one_layer_has_as_many_regions_as_lines_in_general_position(m):
+    ((weight, bias),) = random_layers((m,))
+    assert len(theory.cells([(weight, bias)], square(1e4))) == 1 + m + m * (m - 1) // 2
+    assert len(theory.cells([(weight, 0 * bias)], square(1.0))) == 2 * m
+
+
+def test_cells_tile_the_window_and_have_patterns_of_their_own():
+    layers = random_layers((9, 7, 5))
+    polygons = theory.cells(layers, square(2.0))
+    centres = torch.tensor([np.mean(polygon, 0) for polygon in polygons])
+
+    def area(polygon):
+        x, y = np.array(polygon).T
+        return (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2
+
+    def patterns(x):
+        found = []
+        for weight, bias in layers:
+            x = (x @ weight.T + bias).relu()
+            found.append(x > 0)
+        return torch.cat(found, 1)
+
+    assert sum(area(polygon) for polygon in polygons) == pytest.approx(16, abs=1e-9)
+    assert min(area(polygon) for polygon in polygons) > 0
+    own = {tuple(row) for row in patterns(centres).tolist()}
+    assert len(own) == len(polygons)
+    scattered = 4 * torch.rand(2000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 2
+    assert {tuple(row) for row in patterns(scattered).tolist()} <= own
+
+
+def mlp(widths, dim=16):
+    torch.manual_seed(0)
+    head = models.projector(dim, widths).double()
+    for layer in head:
+        if isinstance(layer, torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(layer.bias)
+    return head.eval()
+
+
+def test_local_maps_are_the_projector_near_each_point():
+    head, h = mlp((24, 12, 4)), theory.random_features(20, 16)
+    step = 1e-7 * theory.random_features(20, 16, seed=1)
+    moved = torch.einsum("ndk,nd->nk", theory.local_maps(head, h), step)
+    assert torch.allclose(head(h + step) - head(h), moved, rtol=1e-6, atol=1e-13)
+    same = (theory.activation_patterns(head, h + step) == theory.activation_patterns(head, h)).all()
+    assert same and theory.activation_patterns(head, h).shape == (20, 36)
+
+
+def test_local_maps_stay_in_the_columns_of_the_first_layer_whatever_the_depth():
+    h, delta = theory.random_features(50, 16), theory.random_features(50, 16, seed=1)
+    for widths in ((6, 4), (6, 32, 4), (6, 32, 32, 4)):
+        head = mlp(widths)
+        maps, first = theory.local_maps(head, h), head[0].weight.T
+        for w in maps:
+            assert metrics.unexplained_variance(w.T, first) < 1e-24
+        assert theory.local_unexplained(maps, delta) >= metrics.unexplained_variance(delta, first) - 1e-12
+
+
+def test_local_unexplained_is_equation_10_for_a_linear_projector_and_its_random_value_for_random_maps():
+    delta = theory.random_features(400, 16, seed=1)
+    head = mlp((4,))
+    maps = theory.local_maps(head, delta)
+    expected = metrics.unexplained_variance(delta, head[0].weight.T)
+    assert theory.local_unexplained(maps, delta) == pytest.approx(expected, abs=1e-12)
+    independent = theory.random_features(400 * 16, 4, seed=2).view(400, 16, 4)
+    assert theory.local_unexplained(independent, delta) == pytest.approx(0.75, abs=0.02)

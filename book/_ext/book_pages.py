@@ -2,6 +2,7 @@
 
 - A page under `notebooks/` is read from its executed copy, so that buttons lead to the clean source.
 - The line `{{ executed notebooks }}` becomes the table of executed copies.
+- The line `{{ verdicts }}` becomes the table of claims, decided by the finished runs of the profile.
 - The line `{{ functions of sslbook.x }}` becomes the documentation of that module, its docstrings read as Markdown.
 - `{{ repository }}` becomes the address of the repository in `_config.yml`.
 """
@@ -19,6 +20,7 @@ from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
 TABLE = "{{ executed notebooks }}"
+VERDICTS = "{{ verdicts }}"
 MODULE = re.compile(r"^\{\{ functions of (sslbook[\w.]*) \}\}$", re.MULTILINE)
 
 
@@ -26,7 +28,11 @@ def set_folder(app, config):
     """The executed copies: `$SSLBOOK_EXECUTED` (`_build/executed`) / `$SSLBOOK_PROFILE` (`laptop`)."""
     folder = os.environ.get("SSLBOOK_EXECUTED") or "_build/executed"
     sys.path.insert(0, str(app.srcdir))  # the library documented is that of this checkout
-    config.executed = str(Path(app.srcdir, folder, os.environ.get("SSLBOOK_PROFILE") or "laptop"))
+    config.executed = str(Path(app.srcdir, folder, profile()))
+
+
+def profile():
+    return os.environ.get("SSLBOOK_PROFILE") or "laptop"
 
 
 def read_page(app, docname, source):
@@ -40,6 +46,8 @@ def read_page(app, docname, source):
     text = source[0].replace("{{ repository }}", app.config.html_theme_options.get("repository_url", ""))
     if TABLE in text:
         text = text.replace(TABLE, table(app))
+    if VERDICTS in text:
+        text = text.replace(VERDICTS, verdicts())
     source[0] = MODULE.sub(lambda found: document(app, found[1]), text)
 
 
@@ -88,6 +96,31 @@ def table(app):
         )
     lines = [f"- {hardware}, {date}: {', '.join(pages)}." for (hardware, date), pages in machines.items()]
     return "\n".join(rows) + "\n\nHardware and day:\n\n" + "\n".join(lines)
+
+
+def verdicts():
+    """Two tables: each claim with its verdict, and the tests behind the verdicts."""
+    claims = importlib.import_module("sslbook.claims")
+    judged = claims.verdicts(profile())
+    rows = ["| Claim | Where | Verdict |", "|---|---|---|"]
+    rows += [f"| {plain(v.claim.says)} | {v.claim.where} | **{v.status}** |" for v in judged]
+    tests = ["| Where | Test | Mean | 95 % interval | Must exceed | Seeds |", "|---|---|---|---|---|---|"]
+    for verdict in judged:
+        for o in verdict.outcomes:
+            interval = f"{o.low:.3g} to {o.high:.3g}"
+            tests.append(
+                f"| {verdict.claim.where} | {plain(o.test.says)} | {o.mean:.3g} | {interval} | {o.test.threshold:g} "
+                f"| {o.seeds} |"
+            )
+        if verdict.violation is not None:
+            size = f"{verdict.violation:.3g}"
+            tests.append(f"| {verdict.claim.where} | violation by a counter-example | {size} | | | |")
+    return "\n".join(rows) + "\n\n## The tests behind the verdicts\n\n" + "\n".join(tests)
+
+
+def plain(text):
+    """Text that Markdown leaves as it is in a table."""
+    return re.sub(r"([|*_<\[])", r"\\\1", text)
 
 
 def document(app, name):
@@ -140,4 +173,5 @@ def setup(app):
     app.add_config_value("executed", "", "env")
     app.connect("config-inited", set_folder)
     app.connect("source-read", read_page)
+    app.connect("env-get-outdated", lambda app, env, added, changed, removed: ["book/verdicts"])
     return {"parallel_read_safe": True, "parallel_write_safe": True}

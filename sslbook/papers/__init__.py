@@ -1,17 +1,22 @@
 """One module per paper: its configurations, its measurements, and the tidy frames behind its figures."""
 
-from sslbook.config import require
+import functools
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sslbook import data, training
+from sslbook.config import Config, require
 
 PROFILES = ("smoke", "laptop", "paper")
 
 
 def check(profile: str, dataset: str | None = None, seeds=None, device: str | None = None) -> None:
     """Raise `ValueError` with the allowed values if a notebook parameter is not one of them."""
-    from sslbook.data import SETS
-
     require(profile in PROFILES, f"profile is {profile!r}; allowed are {', '.join(map(repr, PROFILES))}.")
     require(
-        dataset is None or dataset in SETS, f"dataset is {dataset!r}; allowed are None, {', '.join(map(repr, SETS))}."
+        dataset is None or dataset in data.SETS,
+        f"dataset is {dataset!r}; allowed are None, {', '.join(map(repr, data.SETS))}.",
     )
     require(
         seeds is None or (len(seeds) > 0 and all(isinstance(seed, int) and seed >= 0 for seed in seeds)),
@@ -21,3 +26,23 @@ def check(profile: str, dataset: str | None = None, seeds=None, device: str | No
         device is None or device == "cpu" or device.split(":")[0] == "cuda",
         f"device is {device!r}; allowed are None, 'cpu', 'cuda', 'cuda:0', 'cuda:1', ….",
     )
+
+
+@functools.lru_cache
+def _forward_flop(config: Config) -> float:
+    channels, size = (1, 28) if "mnist" in config.data.name else (3, 32)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        training.build(config, channels).eval().encode(torch.zeros(1, channels, size, size))
+    return counter.get_total_flops()
+
+
+def gpu_hours(config: Config) -> float:
+    """What a run is expected to take on an H200, from its arithmetic at a third of 790 TFLOP/s: an estimate."""
+    images = config.data.images or data.train_size(config.data.name)
+    return config.epochs * images * 2 * 3 * _forward_flop(config) / (790e12 / 3) / 3600
+
+
+def describe(config: Config) -> str:
+    """A configuration in a line: what varies among the runs of a paper."""
+    c = config
+    return f"{c.data.name} {c.views.name} {type(c.method).__name__} {'-'.join(map(str, c.method.widths))} seed {c.seed}"

@@ -5,6 +5,8 @@ augmentation. What the paper states: CIFAR-100, ResNet-18, a linear projector 51
 weight decay 1e-6 and momentum 0.9, β = 2, Table 2. Where it is silent the choice is ours, and said so below.
 """
 
+from typing import NamedTuple
+
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from sslbook.methods import JointEmbedding, SimCLR
 from sslbook.models import ResNet
 from sslbook.optim import Optim
 from sslbook.papers import check
+from sslbook.papers import geometry_theory as theory
 from sslbook.runs import Run
 from sslbook.views import policy
 
@@ -49,8 +52,17 @@ _SEEDS = {
     "paper": dict.fromkeys(STRENGTHS, (1, 2, 3, 4, 5)),
 }
 
-FIGURES = ("main", "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig9")
-"""All of them are drawn from the main runs."""
+FIGURES = ("main", "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "knobs", "losses")
+"""All are drawn from the main runs, but for three, which go beyond the paper: `fig8` varies depth and width of the
+projector, `knobs` turns one augmentation at a time, `losses` compares Eq. 1 with NT-Xent."""
+
+# Ours: hidden widths in units of the projector's output, before its last layer; one seed, large augmentations.
+_HIDDEN = ((), (1,), (4,), (16,), (4, 4), (4, 4, 4))
+_KNOBS = {
+    "flip": dict(flip=0.5),
+    "crop": dict(crop=policy("large").crop),
+    "jitter": dict(jitter=policy("large").jitter),
+}
 
 
 def configs(figure: str, profile: str, dataset: str | None = None, seeds=None) -> list[Config]:
@@ -60,23 +72,27 @@ def configs(figure: str, profile: str, dataset: str | None = None, seeds=None) -
     settings = dict(_PROFILES[profile])
     if dataset is not None and dataset != settings["data"].name:
         settings["data"] = Data(dataset, settings["data"].images if dataset != "shapes" else None)
-    widths = settings.pop("widths")
+    (last,) = settings.pop("widths")
+    varied = {
+        "fig8": [(policy("large"), SimCLR(widths=(*(last * h for h in hidden), last))) for hidden in _HIDDEN],
+        "knobs": [(policy("small").replace(**knob), SimCLR(widths=(last,))) for knob in _KNOBS.values()],
+        "losses": [(policy(s), SimCLR("nt_xent", widths=(last,))) for s in STRENGTHS],
+    }
+    if figure in varied:
+        return [
+            Config(views=views, method=method, optim=_OPTIM, seed=seed, **settings)
+            for seed in (seeds or (1,))
+            for views, method in varied[figure]
+        ]
     chosen = [
         (seed, strength)
         for strength in STRENGTHS
         for seed in (_SEEDS[profile][strength] if seeds is None else tuple(seeds))
     ]
     return [
-        Config(views=policy(strength), method=SimCLR(widths=widths), optim=_OPTIM, seed=seed, **settings)
+        Config(views=policy(strength), method=SimCLR(widths=(last,)), optim=_OPTIM, seed=seed, **settings)
         for seed, strength in sorted(chosen, key=lambda pair: pair[0])
     ]
-
-
-def strength(config: Config) -> str:
-    """The name of a configuration's policy in Table 2."""
-    names = {policy(name): name for name in STRENGTHS}
-    require(config.views in names, f"The policy {config.views} is none of Table 2.")
-    return names[config.views]
 
 
 VERSION = 1
@@ -86,6 +102,7 @@ BATCH = 128
 """Images in a measured sub-batch: the batch of Fig. 3."""
 
 _IMAGES = 2048
+_LOCAL = 512
 _DISTANCES = torch.linspace(0, 2, 51)
 
 
@@ -102,7 +119,9 @@ def measure(run: Run) -> dict[str, Tensor]:
     h¹ to its nearest negative in the bins of `distance_edges`, and their means (T,); distance of h² to it `second_mean`
     (T,), relative to random pairs; `unexplained`, `unexplained_half` (directions with σ ≥ σ_max/2 only) and
     `unexplained_oracle` of Eq. 10 (T,); `energy_displacement`, `energy_features` ‖Wᵀx‖²/‖x‖² (T,); `spread_encoder`,
-    `spread_projector` ‖x² − x¹‖²/‖x_i − x_j‖² (T,).
+    `spread_projector` ‖x² − x¹‖²/‖x_i − x_j‖² (T,); `unexplained_local`, Eq. 10 with the projector's linear map at each
+    of 512 anchors (Eq. 11), and `regions`, how many of its linear regions the 2048 anchors fall into (T,). Arrays that
+    are made of the matrix W are missing where the projector is not one matrix.
     """
     return run.measured("geometry", VERSION, _measure)
 
@@ -134,7 +153,7 @@ def _encode(method: JointEmbedding, images: Tensor, device: str) -> Tensor:
 
 def _spectra(method: JointEmbedding, bank: Tensor, h1: Tensor, h2: Tensor) -> dict[str, Tensor]:
     values = metrics.singular_values
-    spectra = {"projector": values(method.projector[-1].weight.cpu())}
+    spectra = {"projector": values(method.projector[-1].weight)} if len(method.projector) == 1 else {}
     for name, features in (("encoder", bank), ("views", h1)):
         spectra |= {name: values(features), f"{name}_centered": values(features, centered=True)}
     return spectra | {"displacement": values(h2 - h1)}
@@ -174,10 +193,12 @@ def _neighbourhood(projector, h1: Tensor, h2: Tensor, pairs: data.ImageSet, conf
     f1, f2 = F.normalize(projector(h1)), F.normalize(projector(h2))
     row["spread_encoder"] = (h2 - h1).square().sum() / (h1 - shuffled).square().sum()
     row["spread_projector"] = (f2 - f1).square().sum() / (f1 - f1.roll(1, 0)).square().sum()
+    delta, few = h2 - star, slice(_LOCAL)
+    row["unexplained_local"] = theory.local_unexplained(theory.local_maps(projector, h1[few]), delta[few])
+    row["regions"] = len({pattern.tobytes() for pattern in theory.activation_patterns(projector, h1).numpy()})
     if len(projector) > 1:
         return row
     basis = projector[0].weight.T
-    delta = h2 - star
     half = float(torch.linalg.matrix_norm(basis, 2)) / 2
     return row | {
         "unexplained": metrics.unexplained_variance(delta, basis),
@@ -218,13 +239,13 @@ def scalars(runs: list[Run]) -> pd.DataFrame:
     for run in runs:
         arrays = measure(run)
         for t, epoch in enumerate(arrays["epoch"].tolist()):
-            row = {"strength": strength(run.config), "seed": run.config.seed, "epoch": epoch}
+            row = {"strength": run.config.views.name, "seed": run.config.seed, "epoch": epoch}
             for name, values in arrays.items():
                 if name in _SPECTRA or name.startswith(("distance_edges", "epoch")):
                     continue
                 if values.ndim == 1 or name not in ("distance_unit", "distance_relative"):
                     row[name] = float(values[t].double().mean())
-            rows.append(row | _ranks(arrays["projector"][t]) | _shares(arrays, t))
+            rows.append(row | (_ranks(arrays["projector"][t]) if "projector" in arrays else {}) | _shares(arrays, t))
     return pd.DataFrame(rows)
 
 
@@ -259,5 +280,30 @@ def spectra(runs: list[Run], name: str) -> pd.DataFrame:
         arrays = measure(run)
         for epoch, sigma in zip(arrays["epoch"].tolist(), arrays[name].double(), strict=True):
             frame = pd.DataFrame({"index": range(1, len(sigma) + 1), "sigma": sigma.numpy()})
-            frames.append(frame.assign(strength=strength(run.config), seed=run.config.seed, epoch=epoch))
+            frames.append(frame.assign(strength=run.config.views.name, seed=run.config.seed, epoch=epoch))
     return pd.concat(frames, ignore_index=True)
+
+
+class Facts(NamedTuple):
+    """What a page says of its runs: the line under a figure, data set, seeds, dimensions, scale in words, seconds."""
+
+    line: str
+    data: str
+    seeds: list[int]
+    encoder: int
+    projector: int
+    scale: str
+    seconds: float
+
+
+def facts(runs: list[Run], profile: str) -> Facts:
+    """The provenance of figures drawn from `runs`, which share data set and epochs."""
+    config, seeds = runs[0].config, sorted({run.config.seed for run in runs})
+    hardware, commits = ({run.provenance[name] for run in runs} for name in ("hardware", "commit"))
+    seconds = sum(run.provenance["seconds"] for run in runs)
+    images = config.data.images or data.train_size(config.data.name)
+    scale = f"profile {profile}: {config.data.name}, {images} images, {config.epochs} epochs"
+    made = f"{len(runs)} runs, seeds {', '.join(map(str, seeds))} · {', '.join(sorted(hardware))}"
+    line = f"{scale} · {made} · commit {', '.join(sorted(commits))} · {seconds / 60:.1f} min of training"
+    dimension = config.encoder.width * 2 ** (len(config.encoder.blocks) - 1)
+    return Facts(line, config.data.name, seeds, dimension, config.method.widths[-1], scale, seconds)

@@ -62,10 +62,13 @@ def bound_gap(z1: Tensor, z2: Tensor, beta: float) -> tuple[Tensor, Tensor]:
 
 
 def nt_xent_bound(z1: Tensor, z2: Tensor, beta: float) -> Tensor:
-    """An upper bound of one-sided NT-Xent: the positive is a candidate too, and log(2N − 1) replaces log 2(N − 1)."""
-    positive = cosine(z1, z2)
-    largest = torch.maximum(negatives(z1, z2).amax(1), positive)
-    return (beta * (largest - positive)).mean() + math.log(2 * len(z1) - 1)
+    """An upper bound of one-sided NT-Xent for β ≥ 0: the mean of softplus(L_Upper of the anchor).
+
+    NT-Xent is the mean of softplus(l_i), and softplus rises with slope below 1: so it is a bound, at most
+    log 2(N − 1) above, and exact wherever Prop. 3.1 is.
+    """
+    upper = beta * (negatives(z1, z2).amax(1) - cosine(z1, z2)) + math.log(2 * (len(z1) - 1))
+    return F.softplus(upper, threshold=40).mean()
 
 
 def nearest_counterexample() -> tuple[Tensor, int, int]:
@@ -208,3 +211,87 @@ def equation_8_optimum(h1: Tensor, displacements: Tensor, width: int) -> Tensor:
     """
     mixed = h1.T @ displacements
     return torch.linalg.eigh(mixed + mixed.T).eigenvectors[:, -width:]
+
+
+def local_maps(projector: torch.nn.Module, h: Tensor) -> Tensor:
+    """W_ω of Eq. 11 at every row of h (N, d_enc), (N, d_enc, d_proj): g(x) = W_ωᵀ x + b_ω in the region of h_i.
+
+    The transposed Jacobian of a projector in evaluation mode. With W₁ the projector's first layer, every W_ω is W₁
+    times a matrix: whatever the depth, col(W_ω) lies in col(W₁).
+    """
+    return torch.func.vmap(torch.func.jacrev(lambda x: projector(x[None])[0]))(h).mT.detach()
+
+
+def local_unexplained(maps: Tensor, displacements: Tensor) -> float:
+    """Eq. 10 region by region: Σ_i ‖(I − U_iU_iᵀ) δ_i‖² / Σ_i ‖δ_i‖², U_i an orthonormal basis of col(`maps`_i).
+
+    `maps` is (N, D, K), `displacements` (N, D). With N equal maps it is `metrics.unexplained_variance`; maps and
+    displacements drawn independently, either isotropic, give 1 − rank/D on average.
+    """
+    require(
+        maps.ndim == 3 and maps.shape[:2] == displacements.shape,
+        f"The maps have shape {tuple(maps.shape)} and the displacements {tuple(displacements.shape)}; they must be "
+        "(N, D, K) and (N, D).",
+    )
+    left, values, _ = torch.linalg.svd(maps.double(), full_matrices=False)
+    kept = values > values[:, :1] * max(maps.shape[1:]) * torch.finfo(maps.dtype).eps
+    along = torch.einsum("ndk,nd->nk", left, displacements.double()) * kept
+    return float(1 - along.square().sum() / displacements.double().square().sum())
+
+
+def activation_patterns(projector: torch.nn.Sequential, h: Tensor) -> Tensor:
+    """Which hidden units are on at each row of h (N, d_enc), (N, units) booleans; equal rows share their region ω."""
+    patterns = [torch.zeros(len(h), 0, dtype=torch.bool)]
+    for layer in projector:
+        h = layer(h)
+        if isinstance(layer, torch.nn.ReLU):
+            patterns.append(h > 0)
+    return torch.cat(patterns, 1)
+
+
+def cells(layers: list[tuple[Tensor, Tensor]], window: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """The regions of Eq. 11 in a plane, exactly: convex polygons, lists of corners, that tile the convex `window`.
+
+    `layers` holds weights (out, in) and biases (out,) of the hidden layers; the first has two inputs, the coordinates
+    in the plane, and a ReLU follows each. A unit cuts every region of the layers before it along a line. One layer of
+    m units in general position has 1 + m + m(m − 1)/2 regions in the whole plane.
+    """
+    found = [(window, torch.eye(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))]
+    for weight, bias in layers:
+        finer = []
+        for polygon, slope, offset in found:
+            slope, offset = weight.double() @ slope, weight.double() @ offset + bias.double()
+            for piece in _cut(polygon, torch.cat([slope, offset[:, None]], 1)):
+                on = (slope @ torch.tensor(piece, dtype=torch.float64).mean(0) + offset > 0).double()
+                finer.append((piece, on[:, None] * slope, on * offset))
+        found = finer
+    return [polygon for polygon, _, _ in found]
+
+
+def _cut(polygon: list, lines: Tensor) -> list[list]:
+    """The pieces of a convex polygon between the lines a x + b y + c = 0, the rows of `lines`."""
+    corners = torch.tensor(polygon, dtype=torch.float64)
+    sides = corners @ lines[:, :2].T + lines[:, 2]
+    pieces = [polygon]
+    for a, b, c in lines[(sides.amin(0) < 0) & (sides.amax(0) > 0)].tolist():
+        pieces = [half for piece in pieces for half in _halves(piece, [a * x + b * y + c for x, y in piece])]
+    return pieces
+
+
+def _halves(polygon: list, side: list[float]) -> list[list]:
+    """The parts of a convex polygon where `side`, given at its corners, is at most and at least 0."""
+    negligible = 1e-12 * max(map(abs, side))
+    if min(side) >= -negligible or max(side) <= negligible:
+        return [polygon]
+    below, above = [], []
+    for i, ((x, y), s) in enumerate(zip(polygon, side, strict=True)):
+        (u, v), t = polygon[i - 1], side[i - 1]
+        if s * t < 0:
+            crossing = (u + t / (t - s) * (x - u), v + t / (t - s) * (y - v))
+            below.append(crossing)
+            above.append(crossing)
+        if s <= 0:
+            below.append((x, y))
+        if s >= 0:
+            above.append((x, y))
+    return [below, above]

@@ -1,0 +1,5 @@
+import sys
+
+from sslbook.cli import main
+
+sys.exit(main())

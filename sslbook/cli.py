@@ -1,0 +1,143 @@
+"""The command line: `sslbook run · list · status · verdicts · notebook`, thin over the library."""
+
+import argparse
+import sys
+
+import filelock
+import torch
+
+from sslbook import claims, papers, runs, training
+from sslbook.config import Config, require
+from sslbook.papers import geometry
+
+PAPERS = {"geometry": geometry}
+STOPPED = 75
+"""Exit code of a run that its time limit ended at a checkpoint: start it again to go on."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; a failure is one sentence on standard error and an exit code other than 0."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except training.TimeLimit as stop:
+        print(stop, file=sys.stderr)
+        return STOPPED
+    except KeyboardInterrupt:
+        print("Interrupted; a started run goes on from its last checkpoint when it is started again.", file=sys.stderr)
+        return 130
+    except torch.OutOfMemoryError as error:
+        print(f"The device is out of memory ({str(error).splitlines()[0]}); choose a smaller batch.", file=sys.stderr)
+        return 1
+    except (ValueError, training.Diverged) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (OSError, filelock.Timeout) as error:
+        print(f"A file could not be written or read: {error}. Finished runs are untouched.", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sslbook", description="Train, list and judge the runs behind the book.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, function, help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help)
+        command.set_defaults(command=function)
+        return command
+
+    def which(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--paper", default="geometry", choices=PAPERS)
+        command.add_argument("--figure", default="main", help="a figure of the paper; main: all its main runs")
+        command.add_argument("--profile", default="laptop", choices=papers.PROFILES)
+        command.add_argument("--dataset", help="instead of the profile's own")
+        command.add_argument("--seeds", type=int, nargs="+", help="instead of the profile's own")
+
+    run = add("run", _run, "train the runs behind a figure that are missing, and measure them")
+    which(run)
+    run.add_argument("--id", help="only the run of this identity (see `sslbook list`)")
+    run.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a free GPU where there is one")
+    run.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop at a checkpoint before this much time")
+    run.add_argument("--ship", action="store_true", help="copy each finished run, without weights, to book/records")
+    listing = add("list", _list, "list the runs behind a figure: identity, policy, seed, state, and cost if missing")
+    which(listing)
+    listing.add_argument("--missing", action="store_true", help="only those that are neither here nor shipped")
+    add("status", _status, "say how far each local run is")
+    verdicts = add("verdicts", _verdicts, "print the verdict on each claim, with what was measured")
+    verdicts.add_argument("claims", nargs="*", metavar="claim", help="claims to judge; default: all")
+    verdicts.add_argument("--profile", default="laptop", choices=papers.PROFILES)
+    notebook = add("notebook", _notebook, "execute a notebook for the book")
+    notebook.add_argument("path")
+    notebook.add_argument("--profile", default="laptop", choices=papers.PROFILES)
+    notebook.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    return parser
+
+
+def _configs(options) -> list[Config]:
+    return PAPERS[options.paper].configs(options.figure, options.profile, options.dataset, options.seeds)
+
+
+def _run(options) -> int:
+    configs = [config for config in _configs(options) if options.id in (None, config.id)]
+    require(bool(configs), f"No run of these options has the identity {options.id}; `sslbook list` shows them.")
+    missing = sum(papers.gpu_hours(config) for config in configs if runs.find(config) is None)
+    asked = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    require(
+        options.profile != "paper" or options.device is not None or asked != "cpu" or missing == 0,
+        f"The missing runs of the profile 'paper' take about {missing:.1f} hours on a fast GPU, and thousands on a "
+        f"processor; PyTorch sees no GPU here. --device cpu asks for it all the same.",
+    )
+    for config in configs:
+        run = runs.ensure(config, device=options.device, time_limit=options.time_limit)
+        PAPERS[options.paper].measure(run)
+        where = run.ship() if options.ship else run.path
+        print(f"{config.id}  {papers.describe(config)}  {where}")
+    return 0
+
+
+def _list(options) -> int:
+    left = 0.0
+    for config in _configs(options):
+        run = runs.find(config)
+        if run is not None and options.missing:
+            continue
+        state = "missing" if run is None else "shipped" if run.path.is_relative_to(runs.RECORDS) else "here"
+        hours = papers.gpu_hours(config) if run is None else 0.0
+        left += hours
+        cost = f"  ~{60 * hours:.1f} min on a fast GPU" if run is None else f"  took {run.provenance['seconds']:.0f} s"
+        print(f"{config.id}  {state:8}{papers.describe(config)}{cost}")
+    if left:
+        print(f"left: about {left:.2f} hours on a fast GPU (an estimate at a third of 790 TFLOP/s, not a measurement)")
+    return 0
+
+
+def _status(options) -> int:
+    for path in sorted(runs.folder().glob("*/config.json")):
+        state = "finished" if (path.parent / "history.csv").exists() else "no checkpoint yet"
+        checkpoints = training.checkpoints(path.parent)
+        if checkpoints:
+            state = f"stopped or running, checkpoint of epoch {int(checkpoints[0].stem.split('-')[1])}"
+        print(f"{path.parent.name}  {state}")
+    return 0
+
+
+def _verdicts(options) -> int:
+    table = claims.table(claims.verdicts(options.profile, *options.claims))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep=""))
+    return 0
+
+
+def _notebook(options) -> int:
+    import ast
+
+    from sslbook import notebooks
+
+    def literal(text: str):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+
+    values = {name: literal(value) for name, value in options.parameters}
+    print(notebooks.execute(options.path, options.profile, **values))
+    return 0

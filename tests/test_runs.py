@@ -1,0 +1,158 @@
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from sslbook import cli, data, runs, training
+from sslbook.models import ResNet
+from tests.test_training import tiny
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLBOOK_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(runs, "RECORDS", tmp_path / "records")
+    return tmp_path / "runs"
+
+
+def test_a_run_is_trained_once_and_found_again(folder):
+    assert runs.find(tiny()) is None
+    run = runs.ensure(tiny(), device="cpu")
+    written = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    again = runs.ensure(tiny(), device="cpu")
+    assert again.path == run.path and {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == written
+    assert not training.checkpoints(run.path)
+    assert set(run.provenance) >= {"hardware", "precision", "threads", "torch", "commit", "date", "seconds"}
+
+
+def test_the_history_survives_its_file_exactly(folder):
+    config = tiny()
+    run = runs.ensure(config, device="cpu")
+    direct, _ = training.train(config, data.load_train(config.data).images, folder / "direct")
+    assert run.history.equals(pd.DataFrame(direct))
+
+
+def test_weights_come_back_as_they_were(folder):
+    run = runs.ensure(tiny(), device="cpu")
+    assert not run.encoder().training and set(run.snapshots) == {0, 2, 4}
+    first, last = run.method(0).state_dict(), run.method().state_dict()
+    assert not torch.equal(first["projector.0.weight"], last["projector.0.weight"])
+    with pytest.raises(ValueError, match="keeps no weights of epoch 3; it keeps"):
+        run.method(3)
+
+
+def test_two_processes_train_a_run_once(folder):
+    script = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from sslbook import runs, training\nfrom tests.test_training import tiny\n"
+        "inner = training.train\n"
+        "def train(*a, **k):\n    print('trained', flush=True)\n    return inner(*a, **k)\n"
+        "training.train = train\n"
+        "print(runs.ensure(tiny(epochs=8), device='cpu').history.loss.sum())"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0].split() for process in both]
+    assert sorted(len(words) for words in outputs) == [1, 2]  # one trained, the other waited and read
+    assert outputs[0][-1] == outputs[1][-1]
+
+
+def test_an_edited_configuration_is_refused(folder):
+    run = runs.ensure(tiny(), device="cpu")
+    path = run.path / "config.json"
+    path.write_text(path.read_text().replace('"epochs": 4', '"epochs": 5'))
+    with pytest.raises(ValueError, match=r"is not the configuration .* \(edited, or of another recipe\)"):
+        runs.find(tiny())
+    path.write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        runs.find(tiny())
+
+
+def test_an_unfinished_run_of_another_recipe_is_refused(folder):
+    config = tiny()
+    (folder / config.id).mkdir(parents=True)
+    (folder / config.id / "config.json").write_text(json.dumps(config.to_dict() | {"recipe": 0}))
+    with pytest.raises(ValueError, match="another recipe"):
+        runs.ensure(config, device="cpu")
+
+
+def test_a_shipped_record_is_found_without_weights(folder, monkeypatch):
+    run = runs.ensure(tiny(), device="cpu")
+    arrays = run.measured("some", 1, lambda run: {"twice": torch.tensor(run.history.loss.to_numpy()) * 2})
+    record = run.ship()
+    assert record.parent == runs.RECORDS and sorted(p.name for p in record.iterdir()) == [
+        "config.json",
+        "history.csv",
+        "provenance.json",
+        "some.safetensors",
+    ]
+    monkeypatch.setenv("SSLBOOK_RUNS", str(folder / "elsewhere"))
+    found = runs.find(tiny())
+    assert found.path == record and not found.snapshots and found.history.equals(run.history)
+
+    def never(run):
+        raise AssertionError
+
+    assert torch.equal(found.measured("some", 1, never)["twice"], arrays["twice"])
+    with pytest.raises(ValueError, match="no measurements `some` of version 2"):
+        found.measured("some", 2, never)
+    with pytest.raises(ValueError, match="keeps none"):
+        found.method()
+
+
+def test_measurements_of_another_version_are_made_anew(folder):
+    run = runs.ensure(tiny(), device="cpu")
+    made = []
+    for version in (1, 1, 2):
+        run.measured("some", version, lambda run: made.append(1) or {"n": torch.tensor(float(len(made)))})
+    assert len(made) == 2 and run.measured("some", 2, None)["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "--profile", "smoke", "--id", "nothing"], "No run of these options has the identity nothing"),
+        (["run", "--profile", "smoke", "--figure", "fig99"], "figure is 'fig99'; allowed are 'main', 'fig1'"),
+        (["run", "--profile", "smoke", "--dataset", "imagenet"], "dataset is 'imagenet'; allowed are"),
+        (["run", "--profile", "smoke", "--seeds", "-1"], "seeds is [-1]; allowed are"),
+        (["verdicts", "fig0"], "The claim 'fig0' is unknown; known are fig1-order"),
+    ],
+)
+def test_a_failure_is_one_sentence_and_an_exit_code(folder, capsys, arguments, sentence):
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_paper_scale_without_a_gpu_is_refused_with_its_cost(folder, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main(["run", "--profile", "paper"]) == 1
+    assert "hours on a fast GPU" in capsys.readouterr().err and not folder.exists()
+
+
+def test_missing_data_and_a_full_disk_are_named(folder, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSLBOOK_DATA", str(tmp_path / "empty"))
+    assert cli.main(["run", "--dataset", "mnist", "--seeds", "1"]) == 1
+    assert "make data DATASET=mnist" in capsys.readouterr().err
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "write_whole", full)
+    assert cli.main(["run", "--profile", "smoke", "--seeds", "1"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_the_command_line_lists_trains_and_reports(folder, capsys, monkeypatch):
+    monkeypatch.setattr(cli.geometry, "configs", lambda *options: [tiny(encoder=ResNet(8, (1,)))])
+    monkeypatch.setattr(cli.geometry, "measure", lambda run: None)
+    assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0
+    assert "missing" in capsys.readouterr().out
+    assert cli.main(["run", "--profile", "smoke", "--time-limit", "0"]) == cli.STOPPED
+    assert "continues from there" in capsys.readouterr().err
+    assert cli.main(["status"]) == 0 and "checkpoint of epoch 1" in capsys.readouterr().out
+    assert cli.main(["run", "--profile", "smoke", "--ship"]) == 0
+    assert cli.main(["status"]) == 0 and "finished" in capsys.readouterr().out
+    assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0 and capsys.readouterr().out.count("missing") == 0

@@ -1,0 +1,220 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from sslbook import data, runs, training
+from sslbook.data import Data
+from sslbook.methods import SimCLR
+from sslbook.models import ResNet
+from sslbook.optim import Optim
+from tests.test_config import example
+
+TINY = dict(data=Data("shapes", 96), encoder=ResNet(8, (1, 1)), method=SimCLR(widths=(4,)), batch_size=32, snapshots=2)
+
+
+def tiny(**changes):
+    return example(**(TINY | dict(epochs=4) | changes))
+
+
+@pytest.fixture
+def images():
+    return data.load_train(TINY["data"]).images
+
+
+def weights(path):
+    return safetensors.torch.load_file(path)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_history_and_snapshots_are_what_was_declared(tmp_path, images):
+    config = tiny()
+    history, _ = training.train(config, images, tmp_path)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4] and all(np.isfinite(row["loss"]) for row in history)
+    assert history[-1]["learning_rate"] == config.optim.learning_rate_at(11, 12)
+    assert {p.stem for p in (tmp_path / "snapshots").iterdir()} == {"00000", "00002", "00004"}
+    initial = training.build(config, 3, data.channel_statistics(images)).state_dict()
+    assert same(weights(training.snapshot_path(tmp_path, 0)), initial)
+
+
+def test_the_loop_is_the_textbook_loop(tmp_path, images):
+    """One epoch against a plain transcription: permutation, views, loss, backward, step."""
+    config = tiny(epochs=1)
+    training.train(config, images, tmp_path)
+    method = training.build(config, 3, data.channel_statistics(images)).to(memory_format=torch.channels_last)
+    optimizer = config.optim.build(method)
+    generator = torch.Generator()
+    generator.manual_seed(int(np.random.SeedSequence([config.seed, 1]).generate_state(1, np.uint64)[0] >> 1))
+    order = torch.randperm(96, generator=generator)
+    for step in range(3):
+        batch = images[order[32 * step : 32 * (step + 1)]]
+        views = config.views(torch.cat([batch, batch]), generator).view(2, 32, 3, 32, 32)
+        optimizer.zero_grad()
+        method.loss(views)[0].backward()
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = config.optim.learning_rate_at(step, 3)
+        optimizer.step()
+    assert same(weights(training.snapshot_path(tmp_path, 1)), method.state_dict())
+
+
+def test_the_same_configuration_gives_the_same_bits_and_another_seed_others(tmp_path, images):
+    results = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        history, _ = training.train(tiny(seed=seed), images, tmp_path / name)
+        results.append((history, weights(training.snapshot_path(tmp_path / name, 4))))
+    assert results[0][0] == results[1][0] and same(results[0][1], results[1][1])
+    assert results[0][0] != results[2][0]
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+def test_a_stopped_run_continues_to_the_same_bits(tmp_path, images, optimizer):
+    config = tiny(optim=Optim(optimizer, learning_rate=1.0 if optimizer == "lars" else 1e-3))
+    whole, _ = training.train(config, images, tmp_path / "whole")
+    parts, stops = None, 0
+    while parts is None:
+        try:
+            parts, _ = training.train(config, images, tmp_path / "parts", time_limit=0)
+        except training.TimeLimit:
+            stops += 1
+    assert stops == 3 and parts == whole
+    assert same(*(weights(training.snapshot_path(tmp_path / name, 4)) for name in ("whole", "parts")))
+
+
+KILLED = """
+import json, sys
+from sslbook import runs
+from sslbook.config import Config
+from sslbook import data, methods, models, optim, training, views
+training.torch.set_num_threads(1)
+inner = training.train
+training.train = lambda *a, **k: inner(*a, **k, checkpoint_seconds=0)
+runs.ensure(Config.from_dict(json.loads(sys.argv[1])), device="cpu")
+"""
+
+
+def kill_until_done(config, folder, moments):
+    """Run in a process that is killed after each of `moments` seconds, then let it end."""
+    environment = os.environ | {"SSLBOOK_RUNS": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, json.dumps(config.to_dict())]
+    kills = 0
+    for moment in moments:
+        process = subprocess.Popen(command, env=environment)
+        started = time.monotonic()
+        while not (folder / config.id / "snapshots").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moment)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert time.monotonic() - started < 120
+    subprocess.run(command, env=environment, check=True)
+    return kills
+
+
+def assert_survives(monkeypatch, tmp_path, config, moments):
+    monkeypatch.setenv("SSLBOOK_RUNS", str(tmp_path / "whole"))
+    whole = runs.ensure(config, device="cpu")
+    assert kill_until_done(config, tmp_path / "killed", moments) > 0
+    monkeypatch.setenv("SSLBOOK_RUNS", str(tmp_path / "killed"))
+    killed = runs.find(config)
+    assert killed.history.equals(whole.history)
+    for epoch in config.snapshot_epochs:
+        assert killed.snapshots[epoch].read_bytes() == whole.snapshots[epoch].read_bytes()
+    assert not list((tmp_path / "killed").rglob("checkpoint*"))
+
+
+def test_a_killed_run_ends_in_the_same_bits(monkeypatch, tmp_path):
+    assert_survives(monkeypatch, tmp_path, tiny(epochs=40, snapshots=40), [0.3, 0.6])
+
+
+@pytest.mark.slow
+def test_a_run_survives_thirty_kills_at_random_moments(monkeypatch, tmp_path):
+    moments = np.random.default_rng(0).uniform(0, 3, 30)
+    assert_survives(monkeypatch, tmp_path, tiny(epochs=600, snapshots=300), moments)
+
+
+def stop_after(config, images, folder, epochs):
+    for _ in range(epochs):
+        with pytest.raises(training.TimeLimit, match="continues from there"):
+            training.train(config, images, folder, time_limit=0)
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, images):
+    config = tiny()
+    whole, _ = training.train(config, images, tmp_path / "whole")
+    stop_after(config, images, tmp_path / "torn", 3)
+    kept = training.checkpoints(tmp_path / "torn")
+    assert [path.stem for path in kept] == ["checkpoint-00003", "checkpoint-00002"]
+    kept[0].write_bytes(kept[0].read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="checkpoint-00003.*torn or altered; falling back"):
+        history, _ = training.train(config, images, tmp_path / "torn")
+    assert history == whole
+
+
+def test_one_altered_bit_is_noticed(tmp_path, images):
+    stop_after(tiny(), images, tmp_path, 1)
+    (checkpoint,) = training.checkpoints(tmp_path)
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history, _ = training.train(tiny(), images, tmp_path)
+    assert len(caught) == 1 and len(history) == 4  # from the start
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, images):
+    config = tiny(optim=Optim("sgd", learning_rate=1e-3, warmup=0.0))
+    stop_after(config, images, tmp_path, 1)
+    kept = training.checkpoints(tmp_path)[0].read_bytes()
+    poisoned = SimCLR._pair_loss
+    try:
+        SimCLR._pair_loss = lambda self, a, b: poisoned(self, a, b) * float("nan")
+        with pytest.raises(
+            training.Diverged, match=r"became nan at epoch 2, step 1 of 3.*smaller learning rate than 0.001"
+        ):
+            training.train(config, images, tmp_path)
+    finally:
+        SimCLR._pair_loss = poisoned
+    assert training.checkpoints(tmp_path)[0].read_bytes() == kept
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path, images):
+    with pytest.raises(ValueError, match="batch size is 128, but there are only 96"):
+        training.train(tiny(batch_size=128), images, tmp_path)
+
+
+def test_no_epochs_keep_the_initial_weights(tmp_path, images):
+    history, _ = training.train(tiny(epochs=0), images, tmp_path)
+    assert history == [] and training.snapshot_path(tmp_path, 0).exists()
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        training.write_whole(path, b"after")
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_successive_steps_draw_different_views_and_a_seed_the_same(tmp_path, images):
+    a, b = (training.train(tiny(), images, tmp_path / name, device="cuda")[0] for name in "ab")
+    assert len({row["loss"] for row in a}) == 4
+    for x, y in zip(a, b, strict=True):
+        assert x["loss"] == pytest.approx(y["loss"], rel=1e-2)
