@@ -1,7 +1,8 @@
 """The batch: one job for each training run, one for each notebook, one for the book.
 
     snakemake --cores 2 book                            the shipped records, live experiments, the book
-    snakemake --cores 2 runs --config profile=laptop    every main run of a profile
+    snakemake --cores 2 runs --config profile=laptop    every run of a profile that the book shows
+    snakemake --cores 2 sweep                           runs beyond the paper, one seed each
     snakemake --cores 2 book --config profile=laptop dataset=cifar100
 
 Finished runs and shipped records are never made again. A run's directory is its own; two jobs cannot train the same
@@ -9,20 +10,30 @@ run, and a GPU is locked by the job that uses it.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from sslbook import papers, runs
 from sslbook.papers import geometry
 
+PYTHON = sys.executable
 PROFILE = config.get("profile", "laptop")
 DATASET = config.get("dataset")
 papers.check(PROFILE, DATASET)
 
 NOTEBOOKS = sorted(str(path.with_suffix("")) for path in Path("notebooks").rglob("*.ipynb") if "checkpoint" not in str(path))
-CONFIGS = {c.id: c for c in geometry.configs("main", PROFILE, DATASET)}
+FIGURES = {c.id: figure for figure in ("knobs", "losses", "fig8", "main") for c in geometry.configs(figure, PROFILE, DATASET)}
+CONFIGS = {c.id: c for figure in FIGURES.values() for c in geometry.configs(figure, PROFILE, DATASET)}
 FOUND = {id: run for id, c in CONFIGS.items() if (run := runs.find(c)) is not None}
 RUNS = os.path.relpath(runs.folder())
-HISTORIES = [str(FOUND[id].path / "history.csv") if id in FOUND else f"{RUNS}/{id}/history.csv" for id in CONFIGS]
+
+
+def histories(*figures):
+    """What says that the runs of these figures are finished: here, or as shipped records."""
+    ids = [id for id, figure in FIGURES.items() if figure in figures]
+    return [str(FOUND[id].path / "history.csv") if id in FOUND else f"{RUNS}/{id}/history.csv" for id in ids]
+
+
 LIBRARY = sorted(str(path) for path in Path("sslbook").rglob("*.py"))
 
 
@@ -33,25 +44,32 @@ rule book:
 
 rule runs:
     input:
-        HISTORIES,
+        histories("main", "fig8"),
+
+
+rule sweep:
+    input:
+        histories("knobs", "losses"),
 
 
 rule train:
     output:
         f"{RUNS}/{{id}}/history.csv",
     params:
+        figure=lambda wildcards: FIGURES[wildcards.id],
         dataset=f"--dataset {DATASET}" if DATASET else "",
     threads: 1
     retries: 2
     shell:
-        "OMP_NUM_THREADS={threads} {sys.executable} -m sslbook run --profile {PROFILE} {params.dataset} --id {wildcards.id}"
+        "OMP_NUM_THREADS={threads} {PYTHON} -m sslbook run --profile {PROFILE} --figure {params.figure}"
+        " {params.dataset} --id {wildcards.id}"
 
 
 rule notebook:
     input:
         "{path}.ipynb",
         LIBRARY,
-        HISTORIES,
+        histories("main", "fig8"),
     output:
         f"_build/executed/{PROFILE}/{{path}}.ipynb",
     params:
@@ -59,7 +77,7 @@ rule notebook:
     wildcard_constraints:
         path="notebooks/.*",
     shell:
-        "OMP_NUM_THREADS=1 {sys.executable} -m sslbook notebook {wildcards.path}.ipynb --profile {PROFILE} {params.dataset}"
+        "OMP_NUM_THREADS=1 {PYTHON} -m sslbook notebook {wildcards.path}.ipynb --profile {PROFILE} {params.dataset}"
 
 
 rule compile:
@@ -71,4 +89,4 @@ rule compile:
     output:
         "_build/html/index.html",
     shell:
-        "SSLBOOK_PROFILE={PROFILE} {sys.executable} -m jupyter_book build . -W -n --keep-going"
+        "SSLBOOK_PROFILE={PROFILE} {PYTHON} -m jupyter_book build . -W -n --keep-going"

@@ -126,10 +126,12 @@ def claim(id: str) -> Claim:
 
 def verdicts(profile: str = "laptop", *ids: str) -> list[Verdict]:
     """The verdicts on the claims `ids` (all by default) from the finished runs of `profile`; nothing is trained."""
+    chosen = [claim(id) for id in ids] or list(GEOMETRY)
     found = [run for config in geometry.configs("main", profile) if (run := runs.find(config)) is not None]
     found = [run for run in found if run.config.data.name == "cifar100"]
-    frame = geometry.scalars(found) if found else None
-    return [judge(claim(id), found, profile, frame=frame) for id in ids or [claim.id for claim in GEOMETRY]]
+    measured = found and any(c.tests and c.dataset for c in chosen)
+    frame = geometry.scalars(found) if measured else None
+    return [judge(c, found, profile, frame=frame) for c in chosen]
 
 
 def table(judged: list[Verdict]) -> pd.DataFrame:
