@@ -6,17 +6,13 @@ work: bilinear crop (8–100 % of the area, antialiasing on where there is a cho
 per image (kornia: one order of the jitter per batch), in one process with the same threads, taking turns.
 """
 
-import platform
-import statistics
-import time
-
 import torch
-import torchvision
 from torchvision.transforms import v2
 
+from benchmarks.timing import milliseconds, row
 from sslbook import views
 
-BATCH, SIZE, REPEATS = 512, 32, 9
+BATCH, SIZE = 512, 32
 
 
 def torchvision_per_image(policy: views.Policy):
@@ -45,20 +41,8 @@ def kornia_batched(policy: views.Policy):
     return lambda images: transform(images.float() / 255)
 
 
-def milliseconds(*functions) -> list[float]:
-    """Median wall time of each, called in turn so that a busy moment of the machine meets all of them."""
-    times = [[] for _ in functions]
-    for repeat in range(REPEATS + 1):
-        for function, taken in zip(functions, times):
-            start = time.perf_counter()
-            function()
-            if repeat:  # the first call warms up
-                taken.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(taken) for taken in times]
-
-
 def rows() -> list[dict]:
-    """One row per peer: {"what", "ours_ms", "theirs", "theirs_ms", "ratio"}, times per batch."""
+    """One row per peer, times per batch."""
     images = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8)
     policy = views.policy("large")
     peers = {"torchvision v2 per image": torchvision_per_image(policy)}
@@ -67,23 +51,5 @@ def rows() -> list[dict]:
     except ModuleNotFoundError:
         print("kornia is not installed: its row is left out.")
     ours, *theirs = milliseconds(*(lambda f=f: f(images) for f in (policy, *peers.values())))
-    what = f"views: large policy, {BATCH}×3×{SIZE}×{SIZE}"
-    return [
-        {"what": what, "ours_ms": ours, "theirs": name, "theirs_ms": taken, "ratio": taken / ours}
-        for name, taken in zip(peers, theirs)
-    ]
-
-
-def main():
-    print(
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, "
-        f"{torch.get_num_threads()} threads, median of {REPEATS}"
-    )
-    for row in rows():
-        print(
-            f"{row['what']}: {row['ours_ms']:.1f} ms · {row['theirs']} {row['theirs_ms']:.1f} ms · {row['ratio']:.1f}×"
-        )
-
-
-if __name__ == "__main__":
-    main()
+    what = f"views, large policy, {BATCH}×3×{SIZE}×{SIZE}"
+    return [row(what, ours, name, taken) for name, taken in zip(peers, theirs)]

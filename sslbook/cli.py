@@ -80,18 +80,10 @@ def _configs(options) -> list[Config]:
 def _run(options) -> int:
     configs = [config for config in _configs(options) if options.id in (None, config.id)]
     require(bool(configs), f"No run of these options has the identity {options.id}; `sslbook list` shows them.")
-    missing = sum(papers.gpu_hours(config) for config in configs if runs.find(config) is None)
-    asked = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    require(
-        options.profile != "paper" or options.device is not None or asked != "cpu" or missing == 0,
-        f"The missing runs of the profile 'paper' take about {missing:.1f} hours on a fast GPU, and thousands on a "
-        f"processor; PyTorch sees no GPU here. --device cpu asks for it all the same.",
-    )
-    for config in configs:
-        run = runs.ensure(config, device=options.device, time_limit=options.time_limit)
+    for run in papers.obtain(configs, device=options.device, time_limit=options.time_limit):
         PAPERS[options.paper].measure(run)
         where = run.ship() if options.ship else run.path
-        print(f"{config.id}  {papers.describe(config)}  {where}")
+        print(f"{run.config.id}  {papers.describe(run.config)}  {where}")
     return 0
 
 

@@ -1,11 +1,12 @@
 """One module per paper: its configurations, its measurements, and the tidy frames behind its figures."""
 
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sslbook import data, training
+from sslbook import data, runs, training
 from sslbook.config import Config, require
 
 PROFILES = ("smoke", "laptop", "paper")
@@ -46,3 +47,19 @@ def describe(config: Config) -> str:
     """A configuration in a line: what varies among the runs of a paper."""
     c = config
     return f"{c.data.name} {c.views.name} {type(c.method).__name__} {'-'.join(map(str, c.method.widths))} seed {c.seed}"
+
+
+def obtain(configs: list[Config], *, device: str | None = None, time_limit: float | None = None) -> Iterator[runs.Run]:
+    """The finished runs of `configs` one after the other, the missing ones trained.
+
+    Raises `ValueError` if they would take more than half an hour of a fast GPU, there is none here, and no `device`
+    was named: then a processor must be asked for by name.
+    """
+    hours = sum(gpu_hours(config) for config in configs if runs.find(config) is None)
+    require(
+        hours < 0.5 or device is not None or torch.cuda.is_available(),
+        f"The missing runs take about {hours:.1f} hours on a fast GPU, and thousands on a processor; PyTorch sees no "
+        f"GPU here. The device 'cpu', given by name, starts them all the same.",
+    )
+    for config in configs:
+        yield runs.ensure(config, device=device, time_limit=time_limit)

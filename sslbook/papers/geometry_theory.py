@@ -295,3 +295,64 @@ def _halves(polygon: list, side: list[float]) -> list[list]:
         if s >= 0:
             above.append((x, y))
     return [below, above]
+
+
+def hidden_layers(projector: torch.nn.Sequential, corners: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The hidden layers of a projector in evaluation mode on the plane through three features, as `cells` takes them.
+
+    `corners` is (3, d_enc); (a, b) stands for the feature h_0 + a (h_1 − h_0) + b (h_2 − h_0), and batch norm is
+    folded into the weights.
+    """
+    slope, offset = (corners[1:] - corners[0]).T, corners[0]
+    layers: list[tuple[Tensor, Tensor]] = []
+    for layer in list(projector)[:-1]:
+        if isinstance(layer, torch.nn.Linear):
+            weight = layer.weight.detach()
+            bias = layer.bias.detach() if layer.bias is not None else weight.new_zeros(len(weight))
+            layers.append((weight, bias) if layers else (weight @ slope, weight @ offset + bias))
+        elif isinstance(layer, torch.nn.BatchNorm1d):
+            scale = layer.weight.detach() / (layer.running_var + layer.eps).sqrt()
+            weight, bias = layers.pop()
+            layers.append((scale[:, None] * weight, scale * (bias - layer.running_mean) + layer.bias.detach()))
+    return layers
+
+
+def spiral(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (N, 2) of a plane spiral at parameters t in [0, 1], its unit tangents (N, 2), and its length up to there.
+
+    The radius grows from 0.3 to 1 over one and a half turns; the length (N,) is exact to about 1e-6.
+    """
+    t, growth, speed = t.double(), 0.7, 3 * math.pi
+
+    def velocity(t):
+        radius, angle = 0.3 + growth * t, speed * t
+        radial, around = torch.stack([angle.cos(), angle.sin()], -1), torch.stack([-angle.sin(), angle.cos()], -1)
+        return radius[..., None] * radial, growth * radial + speed * radius[..., None] * around
+
+    points, v = velocity(t)
+    grid = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    length = torch.trapezoid(velocity(t[:, None] * grid)[1].norm(dim=-1), grid) * t
+    return points, F.normalize(v, dim=-1), length
+
+
+def position_reader(widths: tuple[int, ...], seed: int = 0, steps: int = 500) -> torch.nn.Sequential:
+    """A ReLU network of hidden `widths` from the plane to the line, trained to tell how far along the spiral a point is.
+
+    A stand-in for a projector in Fig. 8: the 512 points lie up to 0.05 off the spiral, so the network has to ignore
+    that displacement and to keep the one along the tangent, where its gradient W_ω should therefore point.
+    """
+    torch.manual_seed(seed)
+    t, off = torch.rand(512), 0.05 * (2 * torch.rand(512, 1) - 1)
+    points, tangents, length = (x.float() for x in spiral(t))
+    points = points + off * tangents.flip(1) * torch.tensor([-1.0, 1.0])
+    sizes = (2, *widths)
+    layers = [m for a, b in zip(sizes, widths) for m in (torch.nn.Linear(a, b), torch.nn.ReLU())]
+    network = torch.nn.Sequential(*layers, torch.nn.Linear(sizes[-1], 1))
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        F.mse_loss(network(points)[:, 0], length).backward()
+        optimiser.step()
+        schedule.step()
+    return network.eval()
