@@ -57,7 +57,7 @@ FIGURES = ("main", "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8
 projector, `knobs` turns one augmentation at a time, `losses` compares Eq. 1 with NT-Xent."""
 
 # Ours: hidden widths in units of the projector's output, before its last layer; one seed, large augmentations.
-_HIDDEN = ((), (1,), (4,), (16,), (4, 4), (4, 4, 4))
+_HIDDEN = ((), (1,), (4,), (16,), (4, 4))
 _KNOBS = {
     "flip": dict(flip=0.5),
     "crop": dict(crop=policy("large").crop),
@@ -110,18 +110,24 @@ def measure(run: Run) -> dict[str, Tensor]:
     """All that the figures need, at each of the T kept epochs; kept beside the run and shipped with it.
 
     Encoders are in evaluation mode. Features are taken of all training images (the bank of the neighbour and linear
-    classifiers), of the test images, and of two views of a fixed balanced 2048 of the training images, with the same
-    draws at every epoch, in B sub-batches of 128. Arrays: `epoch (T,)`; singular values (T, ·) `projector`, `encoder`,
-    `encoder_centered` (training images), `views`, `views_centered` (first views), `displacement` (h² − h¹); accuracies
-    (T,) `knn` and `linear` on the test images; on sub-batches (T, B) `loss` (Eq. 1), `upper`, `invariance`,
-    `repulsion`, `fine` and `coarse` label agreement, `attraction_gradient` and `repulsion_gradient` (norms of the two
-    terms' gradients by the unit output, mean of the batch); counts (T, 50) `distance_unit` and `distance_relative` of
-    h¹ to its nearest negative in the bins of `distance_edges`, and their means (T,); distance of h² to it `second_mean`
-    (T,), relative to random pairs; `unexplained`, `unexplained_half` (directions with σ ≥ σ_max/2 only) and
-    `unexplained_oracle` of Eq. 10 (T,); `energy_displacement`, `energy_features` ‖Wᵀx‖²/‖x‖² (T,); `spread_encoder`,
-    `spread_projector` ‖x² − x¹‖²/‖x_i − x_j‖² (T,); `unexplained_local`, Eq. 10 with the projector's linear map at each
-    of 512 anchors (Eq. 11), and `regions`, how many of its linear regions the 2048 anchors fall into (T,). Arrays that
-    are made of the matrix W are missing where the projector is not one matrix.
+    classifiers), of the test images (where a run trains on a part, a balanced set of a fifth of its size), and of two
+    views of a fixed balanced 2048 of the training images, with the same draws at every epoch, in B batches of 128.
+
+    - (T,) `epoch`; `knn`, `linear`: accuracies on the test images.
+    - (T, ·) singular values of `projector` W, `encoder` and `encoder_centered` (training images), `views` and
+      `views_centered` (first views), `displacement` h² − h¹.
+    - (T, B) `loss` (Eq. 1), `upper`, `invariance`, `repulsion` (Prop. 3.1); `fine`, `coarse`: label agreement;
+      `attraction_gradient`, `repulsion_gradient`: means of `gradient_norms`.
+    - (T, 50) counts `distance_unit`, `distance_relative` of h¹ to its nearest negative, unit features or relative to
+      the mean distance of random pairs, in bins of `distance_edges`; (T,) their means `…_mean`, and `second_mean`, the
+      relative distance of h² to it.
+    - (T,) Eq. 10 `unexplained`, `unexplained_half` (directions with σ ≥ σ_max/2 only), `unexplained_oracle`,
+      `unexplained_local` (with the projector's linear map at each of 512 anchors, Eq. 11); `regions`: how many of the
+      projector's linear regions the 2048 anchors fall into.
+    - (T,) `energy_displacement`, `energy_features`: ‖Wᵀx‖²/‖x‖²; `spread_encoder`, `spread_projector`:
+      ‖x² − x¹‖²/‖x_i − x_j‖² of features and of unit outputs.
+
+    What is made of the matrix W is missing where the projector is not one matrix.
     """
     return run.measured("geometry", VERSION, _measure)
 
@@ -130,6 +136,8 @@ def measure(run: Run) -> dict[str, Tensor]:
 def _measure(run: Run) -> dict[str, Tensor]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train, test = data.load_train(run.config.data), data.load(run.config.data.name, "test")
+    if run.config.data.images is not None:
+        test = test.subset(data.balanced_order(test.fine, seed=3)[: len(train) // 5])
     pairs = train.subset(data.balanced_order(train.fine, seed=2)[: min(_IMAGES, len(train) // BATCH * BATCH)])
     generator = torch.Generator().manual_seed(0)
     views = [run.config.views(pairs.images, generator) for _ in range(2)]
