@@ -3,7 +3,9 @@
     snakemake --cores 2 book                            the shipped records, live experiments, the book
     snakemake --cores 2 runs --config profile=laptop    every run of a profile that the book shows
     snakemake --cores 2 sweep                           runs beyond the paper, one seed each
-    snakemake --cores 2 book --config profile=laptop dataset=cifar100
+    snakemake --cores 2 book --config profile=laptop dataset=shapes
+
+The book of the profile `laptop` is compiled to _build/html, any other to _build/<profile>[-<dataset>]/_build/html.
 
 Finished runs and shipped records are never made again. A run's directory is its own; two jobs cannot train the same
 run, and a GPU is locked by the job that uses it.
@@ -20,6 +22,8 @@ PYTHON = sys.executable
 PROFILE = config.get("profile", "laptop")
 DATASET = config.get("dataset")
 papers.check(PROFILE, DATASET)
+VARIANT = f"{PROFILE}-{DATASET}" if DATASET else PROFILE
+SITE = "." if VARIANT == "laptop" else f"_build/{VARIANT}"
 
 NOTEBOOKS = sorted(str(path.with_suffix("")) for path in Path("notebooks").rglob("*.ipynb") if "checkpoint" not in str(path))
 FIGURES = {c.id: figure for figure in ("knobs", "losses", "fig8", "main") for c in geometry.configs(figure, PROFILE, DATASET)}
@@ -39,7 +43,7 @@ LIBRARY = sorted(str(path) for path in Path("sslbook").rglob("*.py"))
 
 rule book:
     input:
-        "_build/html/index.html",
+        f"{SITE}/_build/html/index.html",
 
 
 rule runs:
@@ -71,22 +75,23 @@ rule notebook:
         LIBRARY,
         histories("main", "fig8"),
     output:
-        f"_build/executed/{PROFILE}/{{path}}.ipynb",
+        f"_build/executed/{VARIANT}/{{path}}.ipynb",
     params:
         dataset=f"-p dataset {DATASET}" if DATASET else "",
     wildcard_constraints:
         path="notebooks/.*",
     shell:
         "OMP_NUM_THREADS=1 {PYTHON} -m sslbook notebook {wildcards.path}.ipynb --profile {PROFILE} {params.dataset}"
+        " --output {output}"
 
 
 rule compile:
     input:
-        [f"_build/executed/{PROFILE}/{path}.ipynb" for path in NOTEBOOKS],
+        [f"_build/executed/{VARIANT}/{path}.ipynb" for path in NOTEBOOKS],
         "_config.yml",
         "_toc.yml",
         [str(path) for path in Path("book").rglob("*") if path.is_file() and "records" not in path.parts],
     output:
-        "_build/html/index.html",
+        f"{SITE}/_build/html/index.html",
     shell:
-        "SSLBOOK_PROFILE={PROFILE} {PYTHON} -m jupyter_book build . -W -n --keep-going"
+        "SSLBOOK_PROFILE={VARIANT} {PYTHON} -m jupyter_book build . --path-output {SITE} -W -n --keep-going"

@@ -47,6 +47,6 @@ def rows() -> list[dict]:
             plain.loss(torch.stack([first, second]).float() / 255)[0].backward()
             optimizer.step()
 
-    training._keep_memory()
+    training.keep_memory()
     taken = milliseconds(lambda: step(indices, generator, 0.1, 0.5), loop)
     return [row(f"laptop step, {config.batch_size} images", taken[0], "plain loop, loader-fed", taken[1])]

@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     notebook = add("notebook", _notebook, "execute a notebook for the book")
     notebook.add_argument("path")
     notebook.add_argument("--profile", default="laptop", choices=papers.PROFILES)
+    notebook.add_argument("--output", help="where the executed copy goes; default: below _build/executed")
     notebook.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
     return parser
 
@@ -131,5 +132,5 @@ def _notebook(options) -> int:
             return text
 
     values = {name: literal(value) for name, value in options.parameters}
-    print(notebooks.execute(options.path, options.profile, **values))
+    print(notebooks.execute(options.path, options.profile, options.output, **values))
     return 0

@@ -66,7 +66,7 @@ def train(
         f"The batch size is {config.batch_size}, but there are only {len(images)} images to train on.",
     )
     started = time.monotonic()
-    _keep_memory()
+    keep_memory()
     method = build(config, images.shape[1], channel_statistics(images)).to(device, memory_format=torch.channels_last)
     optimizer = config.optim.build(method)
     images = images.to(device)
@@ -107,7 +107,7 @@ def autocast(device: str):
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=uses_bfloat16(device))
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc's allocator keep freed memory: else each step maps and unmaps its activations, a third of its time.
 
     Options of `mallopt`: trim threshold, top padding, most mapped blocks, most arenas. Without glibc nothing happens.

@@ -101,7 +101,7 @@ def table(app):
 def verdicts():
     """Two tables: each claim with its verdict, and the tests behind the verdicts."""
     claims = importlib.import_module("sslbook.claims")
-    judged = claims.verdicts(profile())
+    judged = claims.verdicts(profile().split("-")[0])
     rows = ["| Claim | Where | Verdict |", "|---|---|---|"]
     rows += [f"| {plain(v.claim.says)} | {v.claim.where} | **{v.status}** |" for v in judged]
     tests = ["| Where | Test | Mean | 95 % interval | Must exceed | Seeds |", "|---|---|---|---|---|---|"]

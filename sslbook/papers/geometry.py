@@ -135,6 +135,7 @@ def measure(run: Run) -> dict[str, Tensor]:
 @torch.no_grad()
 def _measure(run: Run) -> dict[str, Tensor]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    training.keep_memory()
     train, test = data.load_train(run.config.data), data.load(run.config.data.name, "test")
     if run.config.data.images is not None:
         test = test.subset(data.balanced_order(test.fine, seed=3)[: len(train) // 5])
@@ -156,7 +157,7 @@ def _measure(run: Run) -> dict[str, Tensor]:
 
 def _encode(method: JointEmbedding, images: Tensor, device: str) -> Tensor:
     with training.autocast(device):
-        return torch.cat([method.encode(batch.to(device)).float().cpu() for batch in images.split(500)])
+        return torch.cat([method.encode(batch.to(device)).float().cpu() for batch in images.split(BATCH)])
 
 
 def _spectra(method: JointEmbedding, bank: Tensor, h1: Tensor, h2: Tensor) -> dict[str, Tensor]:
