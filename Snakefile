@@ -12,18 +12,19 @@ run, and a GPU is locked by the job that uses it.
 """
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from sslbook import papers, runs
 from sslbook.papers import geometry
 
-PYTHON = sys.executable
+PYTHON = shlex.quote(sys.executable)
 PROFILE = config.get("profile", "laptop")
 DATASET = config.get("dataset")
 papers.check(PROFILE, DATASET)
 VARIANT = f"{PROFILE}-{DATASET}" if DATASET else PROFILE
-SITE = "." if VARIANT == "laptop" else f"_build/{VARIANT}"
+SITE = "" if VARIANT == "laptop" else f"_build/{VARIANT}/"
 
 NOTEBOOKS = sorted(str(path.with_suffix("")) for path in Path("notebooks").rglob("*.ipynb") if "checkpoint" not in str(path))
 FIGURES = {c.id: figure for figure in ("knobs", "losses", "fig8", "main") for c in geometry.configs(figure, PROFILE, DATASET)}
@@ -35,7 +36,7 @@ RUNS = os.path.relpath(runs.folder())
 def histories(*figures):
     """What says that the runs of these figures are finished: here, or as shipped records."""
     ids = [id for id, figure in FIGURES.items() if figure in figures]
-    return [str(FOUND[id].path / "history.csv") if id in FOUND else f"{RUNS}/{id}/history.csv" for id in ids]
+    return [os.path.relpath(FOUND[id].path / "history.csv") if id in FOUND else f"{RUNS}/{id}/history.csv" for id in ids]
 
 
 LIBRARY = sorted(str(path) for path in Path("sslbook").rglob("*.py"))
@@ -43,7 +44,7 @@ LIBRARY = sorted(str(path) for path in Path("sslbook").rglob("*.py"))
 
 rule book:
     input:
-        f"{SITE}/_build/html/index.html",
+        f"{SITE}_build/html/index.html",
 
 
 rule runs:
@@ -92,6 +93,6 @@ rule compile:
         "_toc.yml",
         [str(path) for path in Path("book").rglob("*") if path.is_file() and "records" not in path.parts],
     output:
-        f"{SITE}/_build/html/index.html",
+        f"{SITE}_build/html/index.html",
     shell:
-        "SSLBOOK_PROFILE={VARIANT} {PYTHON} -m jupyter_book build . --path-output {SITE} -W -n --keep-going"
+        "SSLBOOK_PROFILE={VARIANT} {PYTHON} -m jupyter_book build . --path-output ./{SITE} -W -n --keep-going"
