@@ -20,6 +20,7 @@ from sslbook import papers, runs
 from sslbook.papers import geometry
 
 PYTHON = shlex.quote(sys.executable)
+JUPYTER_BOOK = shlex.quote(str(Path(sys.executable).with_name("jupyter-book")))
 PROFILE = config.get("profile", "laptop")
 DATASET = config.get("dataset")
 papers.check(PROFILE, DATASET)
@@ -95,4 +96,4 @@ rule compile:
     output:
         f"{SITE}_build/html/index.html",
     shell:
-        "SSLBOOK_PROFILE={VARIANT} {PYTHON} -m jupyter_book build . --path-output ./{SITE} -W -n --keep-going"
+        "SSLBOOK_PROFILE={VARIANT} {JUPYTER_BOOK} build . --path-output ./{SITE} -W -n --keep-going"

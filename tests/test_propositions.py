@@ -271,7 +271,7 @@ def test_one_layer_has_as_many_regions_as_lines_in_general_position(m):
 def test_cells_tile_the_window_and_have_patterns_of_their_own():
     layers = random_layers((9, 7, 5))
     polygons = theory.cells(layers, square(2.0))
-    centres = torch.tensor([np.mean(polygon, 0) for polygon in polygons])
+    centres = torch.tensor(np.stack([np.mean(polygon, 0) for polygon in polygons]))
 
     def area(polygon):
         x, y = np.array(polygon).T
@@ -328,3 +328,23 @@ def test_local_unexplained_is_equation_10_for_a_linear_projector_and_its_random_
     assert theory.local_unexplained(maps, delta) == pytest.approx(expected, abs=1e-12)
     independent = theory.random_features(400 * 16, 4, seed=2).view(400, 16, 4)
     assert theory.local_unexplained(independent, delta) == pytest.approx(0.75, abs=0.02)
+
+
+def test_hidden_layers_cut_the_plane_where_the_projector_does():
+    head, corners = mlp((9, 7, 4)), theory.random_features(3, 16)
+    polygons = theory.cells(theory.hidden_layers(head, corners), [(0, 0), (1, 0), (0, 1)])
+    inside = torch.tensor(np.stack([np.mean(polygon, 0) for polygon in polygons]))
+    features = corners[0] + inside @ (corners[1:] - corners[0])
+    assert len(theory.activation_patterns(head, features).unique(dim=0)) == len(polygons) > 10
+
+
+def test_pieces_follow_an_arc_that_no_single_direction_follows():
+    angle = torch.linspace(0, theory.ARC, 2001, dtype=torch.float64)
+    arc, tangents = (torch.stack(pair, 1) for pair in ((angle.cos(), angle.sin()), (-angle.sin(), angle.cos())))
+    least = 0.5 - abs(math.sin(theory.ARC)) / (2 * theory.ARC)
+    assert metrics.pca_unexplained(tangents, 1) == pytest.approx(least, abs=1e-3)
+    missed = [
+        theory.local_unexplained(theory.local_maps(theory.position_reader(widths).double(), arc), tangents)
+        for widths in ((), (24, 24))
+    ]
+    assert missed[0] > least > 2 * missed[1]
