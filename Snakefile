@@ -28,16 +28,18 @@ VARIANT = f"{PROFILE}-{DATASET}" if DATASET else PROFILE
 SITE = "" if VARIANT == "laptop" else f"_build/{VARIANT}/"
 
 NOTEBOOKS = sorted(str(path.with_suffix("")) for path in Path("notebooks").rglob("*.ipynb") if "checkpoint" not in str(path))
-FIGURES = {c.id: figure for figure in ("knobs", "losses", "fig8", "main") for c in geometry.configs(figure, PROFILE, DATASET)}
-CONFIGS = {c.id: c for figure in FIGURES.values() for c in geometry.configs(figure, PROFILE, DATASET)}
-FOUND = {id: run for id, c in CONFIGS.items() if (run := runs.find(c)) is not None}
-RUNS = os.path.relpath(runs.folder())
+CONFIGS = {c.id: (figure, c) for figure in ("knobs", "losses", "fig8", "main") for c in geometry.configs(figure, PROFILE, DATASET)}
+FIGURES = {id: figure for id, (figure, _) in CONFIGS.items()}
+FOUND = {id: run for id, (_, c) in CONFIGS.items() if (run := runs.find(c)) is not None}
 
 
 def histories(*figures):
-    """What says that the runs of these figures are finished: here, or as shipped records."""
+    """What says that the runs of these figures are finished: their own history, or the note of a job that made one.
+
+    No output of a job lies in a run's directory: Snakemake deletes the outputs of failed jobs.
+    """
     ids = [id for id, figure in FIGURES.items() if figure in figures]
-    return [os.path.relpath(FOUND[id].path / "history.csv") if id in FOUND else f"{RUNS}/{id}/history.csv" for id in ids]
+    return [os.path.relpath(FOUND[id].path / "history.csv") if id in FOUND else f"_build/finished/{id}" for id in ids]
 
 
 LIBRARY = sorted(str(path) for path in Path("sslbook").rglob("*.py"))
@@ -60,7 +62,7 @@ rule sweep:
 
 rule train:
     output:
-        f"{RUNS}/{{id}}/history.csv",
+        touch("_build/finished/{id}"),
     params:
         figure=lambda wildcards: FIGURES[wildcards.id],
         dataset=f"--dataset {DATASET}" if DATASET else "",

@@ -1,5 +1,7 @@
 """Losses and neighbours against lightly's: same numbers (the tests say so), forward and backward, float32."""
 
+import sys
+
 import torch
 
 from benchmarks.timing import milliseconds, row
@@ -14,7 +16,7 @@ def rows() -> list[dict]:
         from lightly.loss import NTXentLoss
         from lightly.utils.benchmarking import knn_predict
     except ModuleNotFoundError:
-        print("lightly is not installed: its rows are left out.")
+        print("lightly is not installed: its rows are left out.", file=sys.stderr)
         return []
     generator, found = torch.Generator().manual_seed(0), []
     theirs = NTXentLoss(temperature=0.5)

@@ -1,7 +1,8 @@
 """A laptop training step against a plain float32 loop: the same model, loss and optimiser, fed by a data loader.
 
 The plain loop is what one writes from the tutorials: torchvision's v2 transforms applied twice to each uint8 image in
-a `DataLoader` of one process, contiguous memory, no mixed precision. Both use the same cores.
+a `DataLoader` of one process, contiguous memory, no mixed precision. Both use the same cores, and the allocator that
+`training.keep_memory` sets up for the process.
 """
 
 import torch
@@ -38,13 +39,15 @@ def rows() -> list[dict]:
     indices, generator = torch.arange(len(images)), torch.Generator().manual_seed(0)
 
     plain = training.build(config, 3, statistics)
-    optimizer = config.optim.build(plain)
+    encoder, optimizer = plain.encoder, config.optim.build(plain)
     loader = DataLoader(Pairs(images, torchvision_per_image(config.views)), batch_size=config.batch_size)
 
     def loop():
         for first, second in loader:
             optimizer.zero_grad()
-            plain.loss(torch.stack([first, second]).float() / 255)[0].backward()
+            normalised = (torch.cat([first, second]).float() / 255 - encoder.mean) / encoder.std
+            z1, z2 = plain.projector(encoder.trunk(normalised).mean(dim=(2, 3))).chunk(2)
+            plain.pair_loss(z1, z2).backward()
             optimizer.step()
 
     training.keep_memory()

@@ -6,6 +6,8 @@ work: bilinear crop (8–100 % of the area, antialiasing on where there is a cho
 per image (kornia: one order of the jitter per batch), in one process with the same threads, taking turns.
 """
 
+import sys
+
 import torch
 from torchvision.transforms import v2
 
@@ -49,7 +51,7 @@ def rows() -> list[dict]:
     try:
         peers["kornia, batched"] = kornia_batched(policy)
     except ModuleNotFoundError:
-        print("kornia is not installed: its row is left out.")
+        print("kornia is not installed: its row is left out.", file=sys.stderr)
     ours, *theirs = milliseconds(*(lambda f=f: f(images) for f in (policy, *peers.values())))
     what = f"views, large policy, {BATCH}×3×{SIZE}×{SIZE}"
     return [row(what, ours, name, taken) for name, taken in zip(peers, theirs)]

@@ -82,7 +82,7 @@ def _run(options) -> int:
     configs = [config for config in _configs(options) if options.id in (None, config.id)]
     require(bool(configs), f"No run of these options has the identity {options.id}; `sslbook list` shows them.")
     for run in papers.obtain(configs, device=options.device, time_limit=options.time_limit):
-        PAPERS[options.paper].measure(run)
+        PAPERS[options.paper].measure(run, options.device)
         where = run.ship() if options.ship else run.path
         print(f"{run.config.id}  {papers.describe(run.config)}  {where}")
     return 0
@@ -106,9 +106,10 @@ def _list(options) -> int:
 
 def _status(options) -> int:
     for path in sorted(runs.folder().glob("*/config.json")):
-        state = "finished" if (path.parent / "history.csv").exists() else "no checkpoint yet"
+        finished = (path.parent / "history.csv").exists()
+        state = "finished" if finished else "no checkpoint yet"
         checkpoints = training.checkpoints(path.parent)
-        if checkpoints:
+        if checkpoints and not finished:
             state = f"stopped or running, checkpoint of epoch {int(checkpoints[0].stem.split('-')[1])}"
         print(f"{path.parent.name}  {state}")
     return 0

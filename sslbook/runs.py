@@ -12,6 +12,8 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,18 +81,19 @@ class Run:
     def measured(self, name: str, version: int, compute: Callable[["Run"], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The arrays `compute(run)`, kept in `<name>.safetensors` beside the run under a `version` of their making."""
         path = self.path / f"{name}.safetensors"
-        if path.exists():
-            with safetensors.safe_open(path, "pt") as file:
-                if file.metadata() == {"version": str(version)}:
-                    return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        arrays = _read_measured(path, version)
+        if arrays is not None:
+            return arrays
         require(
             bool(self.snapshots),
             f"The record {self.path} has no measurements `{name}` of version {version}, and a record keeps no weights "
             f"to make them from; train the run again.",
         )
         with filelock.FileLock(folder() / f"{self.config.id}.lock"):
-            arrays = {key: value.contiguous() for key, value in compute(self).items()}
-            training.write_whole(path, safetensors.torch.save(arrays, {"version": str(version)}))
+            arrays = _read_measured(path, version)  # another process may have made them while this one waited
+            if arrays is None:
+                arrays = {key: value.contiguous() for key, value in compute(self).items()}
+                training.write_whole(path, safetensors.torch.save(arrays, {"version": str(version)}))
         return arrays
 
     def ship(self) -> Path:
@@ -136,8 +139,8 @@ def ensure(
             _require_same(config, path)
         else:
             _write_json(path / "config.json", config.to_dict())
-        with _device(device) as chosen:
-            facts = provenance(chosen)  # before training: the code that is running, not what lies there at the end
+        with claim_device(device) as chosen:
+            facts = _started(path, provenance(chosen))  # the code that is running, not what lies there at the end
             images = data.load_train(config.data).images
             history, seconds = training.train(
                 config, images, path, device=chosen, time_limit=time_limit, progress=progress
@@ -147,6 +150,25 @@ def ensure(
         for checkpoint in training.checkpoints(path):
             checkpoint.unlink()
     return Run(config, path)
+
+
+def _read_measured(path: Path, version: int) -> dict[str, Tensor] | None:
+    if not path.exists():
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        if file.metadata() != {"version": str(version)}:
+            return None
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def _started(path: Path, facts: dict) -> dict:
+    """Note who trains from here on; what trained the run up to here is kept under `earlier`."""
+    file = path / "provenance.json"
+    before = json.loads(file.read_text()) if file.exists() else None
+    if before is not None:
+        facts = facts | {"earlier": [*before.pop("earlier", []), before]}
+    _write_json(file, facts)
+    return facts
 
 
 def provenance(device: str) -> dict:
@@ -205,24 +227,39 @@ def _require_same(config: Config, path: Path) -> None:
     )
 
 
+def check_device(name: str | None) -> None:
+    """Raise `ValueError` unless `name` is None or a device that PyTorch can train on here."""
+    count = torch.cuda.device_count()
+    allowed = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
+    require(name is None or name in allowed, f"device is {name!r}; allowed here are None, {', '.join(allowed)}.")
+
+
 @contextlib.contextmanager
-def _device(name: str | None):
-    """The device to train on; a GPU is locked, and without a name the first free one is taken."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    if torch.device(name).type != "cuda":
-        yield name
+def claim_device(name: str | None):
+    """The device to compute on; a GPU is locked meanwhile, and without a number the first free one is taken."""
+    check_device(name)
+    if name == "cpu" or not torch.cuda.is_available():
+        yield "cpu"
         return
-    require(torch.cuda.is_available(), f"The device is {name!r}, but PyTorch sees no GPU here; allowed is 'cpu'.")
-    index = torch.device(name).index
-    indices = range(torch.cuda.device_count()) if index is None else [index]
+    indices = range(torch.cuda.device_count()) if name in (None, "cuda") else [torch.device(name).index]
+    locks = {i: filelock.FileLock(Path(tempfile.gettempdir(), f"sslbook-{_uuid(i)}.lock")) for i in indices}
+    waited = False
     while True:
-        for i in indices:
-            lock = filelock.FileLock(folder() / f"gpu-{i}.lock")
-            with contextlib.suppress(filelock.Timeout):
+        for i, lock in locks.items():
+            try:
                 lock.acquire(timeout=0)
-                try:
-                    yield f"cuda:{i}"
-                finally:
-                    lock.release()
-                return
+            except filelock.Timeout:
+                continue
+            try:
+                yield f"cuda:{i}"
+            finally:
+                lock.release()
+            return
+        if not waited:
+            print("Every GPU is in use by another run; waiting for one.", file=sys.stderr)
+            waited = True
         time.sleep(5)
+
+
+def _uuid(index: int) -> str:
+    return str(torch.cuda.get_device_properties(index).uuid)

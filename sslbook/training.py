@@ -29,7 +29,7 @@ from sslbook.methods import Method
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number; the checkpoint before is kept."""
+    """The loss is no longer a number; checkpoints from before are kept."""
 
 
 class TimeLimit(RuntimeError):
@@ -156,9 +156,10 @@ def _epoch(config: Config, images: Tensor, steps: int, epoch: int, step: Callabl
     values = {name: torch.stack([row[name] for row in rows]).double() for name in rows[0]}
     for i, loss in enumerate(values["loss"].tolist()):
         if not np.isfinite(loss):
+            kept = f"The last good checkpoint is kept in {directory}" if checkpoints(directory) else "No checkpoint yet"
             raise Diverged(
-                f"The loss became {loss} at epoch {epoch}, step {i + 1} of {steps}. The last good checkpoint is kept "
-                f"in {directory}; a smaller learning rate than {config.optim.learning_rate:g} may help."
+                f"The loss became {loss} at epoch {epoch}, step {i + 1} of {steps}. {kept}; a smaller learning rate "
+                f"than {config.optim.learning_rate:g} may help."
             )
     means = {name: value.mean().item() for name, value in values.items()}
     bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
@@ -185,7 +186,7 @@ def snapshot_path(directory: Path, epoch: int) -> Path:
 
 
 def save_weights(path: Path, method: Method) -> None:
-    """Write all state of `method` as float32 safetensors, whole or not at all."""
+    """Write all state of `method` as safetensors, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, safetensors.torch.save({k: v.cpu().contiguous() for k, v in method.state_dict().items()}))
 
@@ -229,6 +230,7 @@ def _resume(directory: Path, method: Method, optimizer) -> tuple[list[dict], flo
         content, digest = content[:-32], content[-32:]
         if hashlib.sha256(content).digest() != digest:
             warnings.warn(f"{path} is torn or altered; falling back to the checkpoint before it.", stacklevel=2)
+            path.unlink()  # it must not count as one of the two that are kept
             continue
         tensors = safetensors.torch.load(content)
         method.load_state_dict({k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")})

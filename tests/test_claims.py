@@ -74,8 +74,20 @@ def test_no_verdict_from_smoke_or_shapes(tmp_path, monkeypatch):
     run = runs.ensure(geometry.configs("fig1", "smoke", seeds=[1])[0], device="cpu")
     claim = claims.claim("fig1-order")
     assert claims.judge(claim, [run], "smoke").status == UNDECIDED
-    with pytest.raises(ValueError, match="is decided on cifar100, not on shapes"):
-        claims.judge(claim, [run], "laptop")
+    assert claims.judge(claim, [run], "laptop").status == UNDECIDED
+
+
+def finished(configs):
+    return [runs.Run(config, None) for config in configs]
+
+
+def test_the_pilot_and_a_part_of_the_seeds_decide_nothing():
+    claim, table = claims.claim("fig1-order"), frame(effective_rank=lambda i, e: 32 - i * e / 8)
+    declared = finished(geometry.configs("main", "laptop"))
+    assert claims.judge(claim, declared, "laptop", frame=table).status == REPRODUCED
+    assert claims.judge(claim, declared[:-1], "laptop", frame=table).status == UNDECIDED
+    pilot = finished(geometry.configs("main", "laptop", seeds=[0]))
+    assert claims.judge(claim, [*declared, *pilot], "laptop", frame=table).status == UNDECIDED
 
 
 def test_false_statements_are_false_by_a_counterexample():

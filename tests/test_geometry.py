@@ -59,7 +59,7 @@ def test_other_data_and_seeds():
         (("huge",), "profile is 'huge'; allowed are 'smoke', 'laptop', 'paper'"),
         (("smoke", "cifar"), "dataset is 'cifar'; allowed are None, 'cifar100'"),
         (("smoke", None, []), r"seeds is \[\]; allowed are None or a list"),
-        (("smoke", None, None, "tpu"), "device is 'tpu'; allowed are None, 'cpu'"),
+        (("smoke", None, None, "tpu"), "device is 'tpu'; allowed here are None, cpu"),
     ],
 )
 def test_a_wrong_parameter_is_named_with_what_is_allowed(arguments, sentence):
@@ -94,7 +94,7 @@ def test_one_matrix_is_one_region_whose_local_map_is_the_matrix(run):
 
 
 def test_measuring_is_pure(run):
-    again = geometry._measure(run)
+    again = geometry._measure(run, "cpu")
     for name, values in geometry.measure(run).items():
         torch.testing.assert_close(again[name], values, msg=name)
 

@@ -117,6 +117,7 @@ def test_measurements_of_another_version_are_made_anew(folder):
         (["run", "--profile", "smoke", "--figure", "fig99"], "figure is 'fig99'; allowed are 'main', 'fig1'"),
         (["run", "--profile", "smoke", "--dataset", "imagenet"], "dataset is 'imagenet'; allowed are"),
         (["run", "--profile", "smoke", "--seeds", "-1"], "seeds is [-1]; allowed are"),
+        (["run", "--profile", "smoke", "--device", "gpu"], "device is 'gpu'; allowed here are None, cpu"),
         (["verdicts", "fig0"], "The claim 'fig0' is unknown; known are fig1-order"),
     ],
 )
@@ -147,7 +148,7 @@ def test_missing_data_and_a_full_disk_are_named(folder, capsys, monkeypatch, tmp
 
 def test_the_command_line_lists_trains_and_reports(folder, capsys, monkeypatch):
     monkeypatch.setattr(cli.geometry, "configs", lambda *options: [tiny(encoder=ResNet(8, (1,)))])
-    monkeypatch.setattr(cli.geometry, "measure", lambda run: None)
+    monkeypatch.setattr(cli.geometry, "measure", lambda run, device: None)
     assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0
     assert "missing" in capsys.readouterr().out
     assert cli.main(["run", "--profile", "smoke", "--time-limit", "0"]) == cli.STOPPED

@@ -23,10 +23,7 @@ def check(profile: str, dataset: str | None = None, seeds=None, device: str | No
         seeds is None or (len(seeds) > 0 and all(isinstance(seed, int) and seed >= 0 for seed in seeds)),
         f"seeds is {seeds!r}; allowed are None or a list of integers of at least 0.",
     )
-    require(
-        device is None or device == "cpu" or device.split(":")[0] == "cuda",
-        f"device is {device!r}; allowed are None, 'cpu', 'cuda', 'cuda:0', 'cuda:1', ….",
-    )
+    runs.check_device(device)
 
 
 @functools.lru_cache
@@ -58,8 +55,8 @@ def obtain(configs: list[Config], *, device: str | None = None, time_limit: floa
     hours = sum(gpu_hours(config) for config in configs if runs.find(config) is None)
     require(
         hours < 0.5 or device is not None or torch.cuda.is_available(),
-        f"The missing runs take about {hours:.1f} hours on a fast GPU, and thousands on a processor; PyTorch sees no "
-        f"GPU here. The device 'cpu', given by name, starts them all the same.",
+        f"The missing runs take about {hours:.1f} hours on a fast GPU, and a thousand times that on a processor; "
+        f"PyTorch sees no GPU here. The device 'cpu', given by name, starts them all the same.",
     )
     for config in configs:
         yield runs.ensure(config, device=device, time_limit=time_limit)

@@ -21,7 +21,7 @@ from sslbook.models import ResNet
 from sslbook.optim import Optim
 from sslbook.papers import check
 from sslbook.papers import geometry_theory as theory
-from sslbook.runs import Run
+from sslbook.runs import Run, claim_device
 from sslbook.views import policy
 
 STRENGTHS = ("small", "moderate", "large")
@@ -106,7 +106,7 @@ _LOCAL = 512
 _DISTANCES = torch.linspace(0, 2, 51)
 
 
-def measure(run: Run) -> dict[str, Tensor]:
+def measure(run: Run, device: str | None = None) -> dict[str, Tensor]:
     """All that the figures need, at each of the T kept epochs; kept beside the run and shipped with it.
 
     Encoders are in evaluation mode. Features are taken of all training images (the bank of the neighbour and linear
@@ -129,12 +129,11 @@ def measure(run: Run) -> dict[str, Tensor]:
 
     What is made of the matrix W is missing where the projector is not one matrix.
     """
-    return run.measured("geometry", VERSION, _measure)
+    return run.measured("geometry", VERSION, lambda run: _measure(run, device))
 
 
 @torch.no_grad()
-def _measure(run: Run) -> dict[str, Tensor]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def _measure(run: Run, device: str | None) -> dict[str, Tensor]:
     training.keep_memory()
     train, test = data.load_train(run.config.data), data.load(run.config.data.name, "test")
     if run.config.data.images is not None:
@@ -144,10 +143,13 @@ def _measure(run: Run) -> dict[str, Tensor]:
     views = [run.config.views(pairs.images, generator) for _ in range(2)]
     rows = []
     for epoch in run.snapshots:
-        method = run.method(epoch).to(device, memory_format=torch.channels_last)
-        bank, queries = (_encode(method, images.images.float() / 255, device) for images in (train, test))
-        h1, h2 = (_encode(method, view, device) for view in views)
-        row = _spectra(method, bank, h1, h2) | _neighbourhood(method.projector.cpu(), h1, h2, pairs, run.config)
+        method = run.method(epoch)
+        with claim_device(device) as chosen:
+            method.to(chosen, memory_format=torch.channels_last)
+            bank, queries = (_encode(method, images.images.float() / 255, chosen) for images in (train, test))
+            h1, h2 = (_encode(method, view, chosen) for view in views)
+        method.cpu()
+        row = _spectra(method, bank, h1, h2) | _neighbourhood(method.projector, h1, h2, pairs, run.config)
         row["knn"] = metrics.knn_accuracy(bank, train.fine, queries, test.fine)
         row["linear"] = metrics.linear_probe(bank, train.fine, queries, test.fine)
         rows.append(row)
