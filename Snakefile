@@ -23,7 +23,10 @@ PYTHON = shlex.quote(sys.executable)
 JUPYTER_BOOK = shlex.quote(str(Path(sys.executable).with_name("jupyter-book")))
 PROFILE = config.get("profile", "laptop")
 DATASET = config.get("dataset")
-papers.check(PROFILE, DATASET)
+try:
+    papers.check(PROFILE, DATASET)
+except ValueError as error:
+    sys.exit(str(error))
 VARIANT = f"{PROFILE}-{DATASET}" if DATASET else PROFILE
 SITE = "" if VARIANT == "laptop" else f"_build/{VARIANT}/"
 
@@ -98,4 +101,5 @@ rule compile:
     output:
         f"{SITE}_build/html/index.html",
     shell:
-        "SSLBOOK_PROFILE={VARIANT} {JUPYTER_BOOK} build . --path-output ./{SITE} -W -n --keep-going"
+        "SSLBOOK_PROFILE={VARIANT} {JUPYTER_BOOK} build . --path-output ./{SITE} -q -W -n --keep-going"
+        " && echo 'The book is compiled: open {output}'"

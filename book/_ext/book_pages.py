@@ -40,6 +40,9 @@ def read_page(app, docname, source):
     if docname.startswith("notebooks/"):
         notebook = executed(app, docname)
         if notebook is not None:
+            for cell in notebook["cells"]:
+                if "injected-parameters" in cell["metadata"].get("tags", []):
+                    cell["metadata"]["tags"].append("remove-cell")
             notebook["cells"].append({"cell_type": "markdown", "id": "cost", "metadata": {}, "source": cost(notebook)})
             source[0] = json.dumps(notebook)
         return

@@ -5,6 +5,7 @@ augmentation. What the paper states: CIFAR-100, ResNet-18, a linear projector 51
 weight decay 1e-6 and momentum 0.9, β = 2, Table 2. Where it is silent the choice is ours, and said so below.
 """
 
+from collections import Counter
 from typing import NamedTuple
 
 import pandas as pd
@@ -314,7 +315,8 @@ def facts(runs: list[Run], profile: str) -> Facts:
     seconds = sum(run.provenance["seconds"] for run in runs)
     images = config.data.images or data.train_size(config.data.name)
     scale = f"profile {profile}: {config.data.name}, {images} images, {config.epochs} epochs"
-    made = f"{len(runs)} runs, seeds {', '.join(map(str, seeds))} · {', '.join(sorted(hardware))}"
+    counts = Counter(run.config.views.name for run in runs)
+    made = f"runs: {', '.join(f'{n} {name}' for name, n in counts.items())} · {', '.join(sorted(hardware))}"
     line = f"{scale} · {made} · commit {', '.join(sorted(commits))} · {seconds / 60:.1f} min of training"
     dimension = config.encoder.width * 2 ** (len(config.encoder.blocks) - 1)
     return Facts(line, config.data.name, seeds, dimension, config.method.widths[-1], scale, seconds)
