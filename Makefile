@@ -9,7 +9,7 @@ RUN := .venv/bin/python -m
 
 # Runs and notebooks take their own locks and are written atomically, so Snakemake needs no lock that a kill leaves behind.
 CONFIG := $(strip $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)))
-SNAKEMAKE := $(RUN) snakemake --cores $(CORES) --rerun-triggers mtime --rerun-incomplete --nolock --quiet rules reason host
+SNAKEMAKE := $(RUN) snakemake --cores $(CORES) --rerun-triggers mtime --rerun-incomplete --quiet rules reason host --nolock
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book test lab data bench sweep soak lint clean

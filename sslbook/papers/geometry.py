@@ -8,6 +8,7 @@ weight decay 1e-6 and momentum 0.9, β = 2, Table 2. Where it is silent the choi
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,7 @@ def configs(figure: str, profile: str, dataset: str | None = None, seeds=None) -
     ]
 
 
-VERSION = 1
+VERSION = 2
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
 
 BATCH = 128
@@ -117,13 +118,16 @@ def measure(run: Run, device: str | None = None) -> dict[str, Tensor]:
     - (T,) `epoch`; `knn`, `linear`: accuracies on the test images.
     - (T, ·) singular values of `projector` W, `encoder` and `encoder_centered` (training images), `views` and
       `views_centered` (first views), `displacement` h² − h¹.
-    - (T, B) `loss` (Eq. 1), `upper`, `invariance`, `repulsion` (Prop. 3.1); `fine`, `coarse`: label agreement;
-      `attraction_gradient`, `repulsion_gradient`: means of `gradient_norms`.
+    - (T, B) `loss` (Eq. 1), `upper`, `invariance`, `repulsion` (Prop. 3.1); `fine`, `coarse`: label agreement, and
+      `…_chance`, `…_limit`: what it is by chance and at most in this batch; `attraction_gradient`,
+      `repulsion_gradient`: means of `gradient_norms`.
     - (T, 50) counts `distance_unit`, `distance_relative` of h¹ to its nearest negative, unit features or relative to
       the mean distance of random pairs, in bins of `distance_edges`; (T,) their means `…_mean`, and `second_mean`, the
       relative distance of h² to it.
-    - (T,) Eq. 10 `unexplained`, `unexplained_half` (directions with σ ≥ σ_max/2 only), `unexplained_oracle`,
-      `unexplained_local` (with the projector's linear map at each of 512 anchors, Eq. 11); `regions`: how many of the
+    - (T,) Eq. 10 `unexplained`, `unexplained_half` (directions with σ ≥ σ_max/2 only), `unexplained_oracle`, and, for
+      other differences than δh, `unexplained_pairs` (random pairs of images) and `unexplained_views` (h² − h¹);
+      `unexplained_local` (with the projector's linear map at each of 512 anchors, Eq. 11), `unexplained_elsewhere`
+      (with the map at another of them); `regions`: how many of the
       projector's linear regions the 2048 anchors fall into.
     - (T,) `energy_displacement`, `energy_features`: ‖Wᵀx‖²/‖x‖²; `spread_encoder`, `spread_projector`:
       ‖x² − x¹‖²/‖x_i − x_j‖² of features and of unit outputs.
@@ -139,7 +143,9 @@ def _measure(run: Run, device: str | None) -> dict[str, Tensor]:
     train, test = data.load_train(run.config.data), data.load(run.config.data.name, "test")
     if run.config.data.images is not None:
         test = test.subset(data.balanced_order(test.fine, seed=3)[: len(train) // 5])
-    pairs = train.subset(data.balanced_order(train.fine, seed=2)[: min(_IMAGES, len(train) // BATCH * BATCH)])
+    order = data.balanced_order(train.fine, seed=2)[: min(_IMAGES, len(train) // BATCH * BATCH)]
+    # Balanced as a whole, in random order: a balanced order would keep images of a class apart in every sub-batch.
+    pairs = train.subset(order[np.random.RandomState(3).permutation(len(order))])
     generator = torch.Generator().manual_seed(0)
     views = [run.config.views(pairs.images, generator) for _ in range(2)]
     rows = []
@@ -185,8 +191,8 @@ def _neighbourhood(projector, h1: Tensor, h2: Tensor, pairs: data.ImageSet, conf
                 "upper": bound.total,
                 "invariance": bound.invariance,
                 "repulsion": bound.repulsion,
-                "fine": metrics.label_agreement(fine, bound.nearest),
-                "coarse": metrics.label_agreement(coarse, bound.nearest),
+                **_agreement("fine", fine, bound.nearest),
+                **_agreement("coarse", coarse, bound.nearest),
                 "attraction_gradient": attraction.mean(),
                 "repulsion_gradient": repulsion.mean(),
             }
@@ -206,7 +212,9 @@ def _neighbourhood(projector, h1: Tensor, h2: Tensor, pairs: data.ImageSet, conf
     row["spread_encoder"] = (h2 - h1).square().sum() / (h1 - shuffled).square().sum()
     row["spread_projector"] = (f2 - f1).square().sum() / (f1 - f1.roll(1, 0)).square().sum()
     delta, few = h2 - star, slice(_LOCAL)
-    row["unexplained_local"] = theory.local_unexplained(theory.local_maps(projector, h1[few]), delta[few])
+    maps = theory.local_maps(projector, h1[few])
+    row["unexplained_local"] = theory.local_unexplained(maps, delta[few])
+    row["unexplained_elsewhere"] = theory.local_unexplained(maps.roll(1, 0), delta[few])
     row["regions"] = len({pattern.tobytes() for pattern in theory.activation_patterns(projector, h1).numpy()})
     if len(projector) > 1:
         return row
@@ -216,8 +224,20 @@ def _neighbourhood(projector, h1: Tensor, h2: Tensor, pairs: data.ImageSet, conf
         "unexplained": metrics.unexplained_variance(delta, basis),
         "unexplained_half": metrics.unexplained_variance(delta, basis, threshold=half),
         "unexplained_oracle": metrics.pca_unexplained(delta, basis.shape[1]),
+        "unexplained_pairs": metrics.unexplained_variance(h1 - shuffled, basis),
+        "unexplained_views": metrics.unexplained_variance(h2 - h1, basis),
         "energy_displacement": _energy(h2 - h1, basis),
         "energy_features": _energy(h1, basis),
+    }
+
+
+def _agreement(level: str, labels: Tensor, nearest: Tensor) -> dict[str, float]:
+    """Label agreement, its chance level, and the most that it can be: the anchors with a namesake in the batch."""
+    others = (labels[:, None] == labels).sum(1).double() - 1
+    return {
+        level: metrics.label_agreement(labels, nearest),
+        f"{level}_chance": float(others.mean() / (len(labels) - 1)),
+        f"{level}_limit": float((others > 0).double().mean()),
     }
 
 
