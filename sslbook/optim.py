@@ -86,7 +86,4 @@ class LARS(torch.optim.Optimizer):
             momenta = [self.state[p]["momentum"] for p in weights]
             torch._foreach_mul_(momenta, group["momentum"])
             torch._foreach_add_(momenta, updates)
-            if torch.is_tensor(group["lr"]):
-                torch._foreach_sub_(weights, torch._foreach_mul(momenta, group["lr"]))
-            else:
-                torch._foreach_add_(weights, momenta, alpha=-group["lr"])
+            torch._foreach_add_(weights, momenta, alpha=-group["lr"])
