@@ -41,10 +41,10 @@ lint: setup ## check style and formatting
 data: setup ## download a data set, CIFAR-100 unless DATASET=... names another
 	$(RUN) sslbook.data $(or $(DATASET),cifar100)
 
-bench: setup ## measure speed and memory beside other libraries, print one table of ratios
+bench: setup ## measure speed and memory beside other libraries, print the tables and keep them for the book
 	$(RUN) benchmarks
 
-sweep: setup ## train the ablations that are too long for everyone; takes PROFILE and DATASET as book does
+sweep: setup ## train the runs that go beyond the papers, and no others; takes PROFILE and DATASET as book does
 	$(SNAKEMAKE) sweep $(if $(CONFIG),--config $(CONFIG))
 
 lab: setup ## open the notebooks in JupyterLab, installing it on first use

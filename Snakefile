@@ -2,13 +2,17 @@
 
     snakemake --cores 2 book                            the shipped records, live experiments, the book
     snakemake --cores 2 runs --config profile=laptop    every run of a profile that the book shows
-    snakemake --cores 2 sweep                           runs beyond the paper, one seed each
+    snakemake --cores 2 sweep                           runs beyond the papers, one seed each
     snakemake --cores 2 book --config profile=laptop dataset=shapes
+    snakemake --profile profiles/slurm runs --config profile=paper ship=yes       on a SLURM cluster
+
+With `ship=yes` each finished run leaves its record in book/records.
 
 The book of the profile `laptop` is compiled to _build/html, any other to _build/<profile>[-<dataset>]/_build/html.
 
 Finished runs and shipped records are never made again. A run's directory is its own; two jobs cannot train the same
-run, and a GPU is locked by the job that uses it.
+run, and a GPU is locked by the job that uses it. A job that fails, is killed or comes to its time limit (the resource
+`runtime` of the rule `train`, in minutes) is started again and goes on from the run's last checkpoint.
 """
 
 import os
@@ -17,7 +21,6 @@ import sys
 from pathlib import Path
 
 from sslbook import papers, runs
-from sslbook.papers import geometry
 
 PYTHON = shlex.quote(sys.executable)
 JUPYTER_BOOK = shlex.quote(str(Path(sys.executable).with_name("jupyter-book")))
@@ -31,18 +34,33 @@ VARIANT = f"{PROFILE}-{DATASET}" if DATASET else PROFILE
 SITE = "" if VARIANT == "laptop" else f"_build/{VARIANT}/"
 
 NOTEBOOKS = sorted(str(path.with_suffix("")) for path in Path("notebooks").rglob("*.ipynb") if "checkpoint" not in str(path))
-CONFIGS = {c.id: (figure, c) for figure in ("knobs", "losses", "fig8", "main") for c in geometry.configs(figure, PROFILE, DATASET)}
-FIGURES = {id: figure for id, (figure, _) in CONFIGS.items()}
-FOUND = {id: run for id, (_, c) in CONFIGS.items() if (run := runs.find(c)) is not None}
+OPTIONS, FINISHED = {}, {}
 
 
-def histories(*figures):
-    """What says that the runs of these figures are finished: their own history, or the note of a job that made one.
+def finished(name, figures):
+    """What says that the runs of these figures of a paper are finished: a run's own history, or the note of a job.
 
     No output of a job lies in a run's directory: Snakemake deletes the outputs of failed jobs.
     """
-    ids = [id for id, figure in FIGURES.items() if figure in figures]
-    return [os.path.relpath(FOUND[id].path / "history.csv") if id in FOUND else f"_build/finished/{id}" for id in ids]
+    paper = papers.module(name)
+    for figure in figures:
+        for c in paper.configs(figure, PROFILE, DATASET):
+            if c.id not in FINISHED:
+                run, note = runs.find(c), Path("_build/finished", c.id)
+                if run is None:
+                    note.unlink(missing_ok=True)  # of a run that was deleted since
+                OPTIONS[c.id] = f"--paper {name} --figure {figure}"
+                FINISHED[c.id] = os.path.relpath(run.path / "history.csv") if run else str(note)
+            yield FINISHED[c.id]
+
+
+SHOWN = {name: list(dict.fromkeys(finished(name, papers.module(name).SHOWN))) for name in papers.PAPERS}
+SWEEP = [path for name in papers.PAPERS for path in finished(name, papers.module(name).SWEEP)]
+
+
+def limit(wildcards, resources):
+    """The time limit of a run: nine tenths of its job's time, the rest is for starting and for measuring."""
+    return f"--time-limit {54 * resources.runtime}" if "runtime" in resources.keys() else ""
 
 
 LIBRARY = sorted(str(path) for path in Path("sslbook").rglob("*.py"))
@@ -55,32 +73,34 @@ rule book:
 
 rule runs:
     input:
-        histories("main", "fig8"),
+        list(SHOWN.values()),
 
 
 rule sweep:
     input:
-        histories("knobs", "losses"),
+        SWEEP,
 
 
 rule train:
     output:
         touch("_build/finished/{id}"),
     params:
-        figure=lambda wildcards: FIGURES[wildcards.id],
+        options=lambda wildcards: OPTIONS[wildcards.id],
         dataset=f"--dataset {DATASET}" if DATASET else "",
+        limit=limit,
+        ship="--ship" if config.get("ship") else "",
     threads: 1
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2  # a job on a cluster is submitted again instead, with all its time
     shell:
-        "OMP_NUM_THREADS={threads} {PYTHON} -m sslbook run --profile {PROFILE} --figure {params.figure}"
-        " {params.dataset} --id {wildcards.id}"
+        "OMP_NUM_THREADS={threads} {PYTHON} -m sslbook run --profile {PROFILE} {params.options}"
+        " {params.dataset} --id {wildcards.id} {params.limit} {params.ship}"
 
 
 rule notebook:
     input:
         "{path}.ipynb",
         LIBRARY,
-        histories("main", "fig8"),
+        lambda wildcards: SHOWN[Path(wildcards.path).parts[1].replace("-", "_")],
     output:
         f"_build/executed/{VARIANT}/{{path}}.ipynb",
     params:
@@ -97,6 +117,7 @@ rule compile:
         [f"_build/executed/{VARIANT}/{path}.ipynb" for path in NOTEBOOKS],
         "_config.yml",
         "_toc.yml",
+        "benchmarks/results.md",
         [str(path) for path in Path("book").rglob("*") if path.is_file() and "records" not in path.parts],
     output:
         f"{SITE}_build/html/index.html",

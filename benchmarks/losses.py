@@ -8,25 +8,31 @@ from benchmarks.timing import milliseconds, row
 from sslbook import losses, metrics
 
 SIZES = ((128, 32), (512, 128), (1024, 128))
+WIDE = ((256, 2048), (512, 2048))
 
 
 def rows() -> list[dict]:
-    """NT-Xent at several N×D, and 20-NN of 2000 queries in a bank of 10,000×128."""
+    """NT-Xent, VICReg and Barlow Twins at several N×D, and 20-NN of 2000 queries in a bank of 10,000×128."""
     try:
-        from lightly.loss import NTXentLoss
+        from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
         from lightly.utils.benchmarking import knn_predict
     except ModuleNotFoundError:
         print("lightly is not installed: its rows are left out.", file=sys.stderr)
         return []
     generator, found = torch.Generator().manual_seed(0), []
-    theirs = NTXentLoss(temperature=0.5)
-    for n, d in SIZES:
-        z1, z2 = (torch.randn(n, d, generator=generator).requires_grad_() for _ in range(2))
-        taken = milliseconds(
-            lambda a=z1, b=z2: losses.nt_xent(a, b, temperature=0.5).backward(),
-            lambda a=z1, b=z2: theirs(a, b).backward(),
-        )
-        found.append(row(f"NT-Xent with gradient, {n}×{d}", taken[0], "lightly", taken[1]))
+    cases = [("NT-Xent", lambda a, b: losses.nt_xent(a, b, temperature=0.5), NTXentLoss(temperature=0.5), SIZES)]
+    cases += [
+        ("VICReg", losses.vicreg, VICRegLoss(), WIDE),
+        ("Barlow Twins", losses.barlow_twins, BarlowTwinsLoss(), WIDE),
+    ]
+    for name, ours, theirs, sizes in cases:
+        for n, d in sizes:
+            z1, z2 = (torch.randn(n, d, generator=generator).requires_grad_() for _ in range(2))
+            taken = milliseconds(
+                lambda a=z1, b=z2, loss=ours: loss(a, b).backward(),
+                lambda a=z1, b=z2, loss=theirs: loss(a, b).backward(),
+            )
+            found.append(row(f"{name} with gradient, {n}×{d}", taken[0], "lightly", taken[1]))
     bank, queries = torch.randn(10_000, 128, generator=generator), torch.randn(2_000, 128, generator=generator)
     labels, answers = (torch.randint(0, 100, (n,), generator=generator) for n in (10_000, 2_000))
     unit = [torch.nn.functional.normalize(x, dim=1) for x in (queries, bank)]

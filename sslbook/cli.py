@@ -8,9 +8,7 @@ import torch
 
 from sslbook import claims, papers, runs, training
 from sslbook.config import Config, require
-from sslbook.papers import geometry
 
-PAPERS = {"geometry": geometry}
 STOPPED = 75
 """Exit code of a run that its time limit ended at a checkpoint: start it again to go on."""
 
@@ -47,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     def which(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--paper", default="geometry", choices=PAPERS)
+        command.add_argument("--paper", default="geometry", choices=papers.PAPERS)
         command.add_argument("--figure", default="main", help="a figure of the paper; main: all its main runs")
         command.add_argument("--profile", default="laptop", choices=papers.PROFILES)
         command.add_argument("--dataset", help="instead of the profile's own")
@@ -75,14 +73,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _configs(options) -> list[Config]:
-    return PAPERS[options.paper].configs(options.figure, options.profile, options.dataset, options.seeds)
+    return papers.module(options.paper).configs(options.figure, options.profile, options.dataset, options.seeds)
 
 
 def _run(options) -> int:
     configs = [config for config in _configs(options) if options.id in (None, config.id)]
     require(bool(configs), f"No run of these options has the identity {options.id}; `sslbook list` shows them.")
     for run in papers.obtain(configs, device=options.device, time_limit=options.time_limit):
-        PAPERS[options.paper].measure(run, options.device)
+        if training.world().rank > 0:
+            continue
+        papers.module(options.paper).measure(run, options.device)
         where = run.ship() if options.ship else run.path
         print(f"{run.config.id}  {papers.describe(run.config)}  {where}")
     return 0

@@ -1,17 +1,19 @@
-"""Lie groups acting on vectors and images: generators, their exponential map, and orbits of images.
+"""Lie groups acting on vectors and images: generators, exponential map, orbits, and projectors trained on orbits.
 
 A generator G is a matrix (n, n); it moves x along the orbit exp(εG) x, which is x + εGx for small ε.
-Source: Cosentino et al. 2022, Apps. B and E.
+Source: Cosentino et al. 2022, Sec. 4 and Apps. B and E.
 """
 
 import math
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from sslbook import losses
 from sslbook.config import require
-from sslbook.metrics import singular_values
+from sslbook.metrics import effective_rank, singular_values
 
 PLANE = {
     "rotation": ((0.0, -1.0), (1.0, 0.0)),
@@ -122,3 +124,78 @@ def orbit_rank(
     if copies.numel() == 0:
         return 0
     return int((singular_values(copies, centered=True).square() / (samples - 1) > threshold).sum())
+
+
+def plane_generators(planes, dim: int, name: str = "rotation") -> Tensor:
+    """G_1 … G_m, (m, dim, dim) in float64: the generator `name` of `PLANE` in each of `planes`, pairs of axes."""
+    require(
+        len(planes) > 0 and all(len(p) == 2 and p[0] != p[1] and min(p) >= 0 and max(p) < dim for p in planes),
+        f"The planes are {planes}; allowed is a list of pairs of two different axes in 0 … {dim - 1}.",
+    )
+    generators = torch.zeros(len(planes), dim, dim, dtype=torch.float64)
+    for generator, axes in zip(generators, map(torch.tensor, planes), strict=True):
+        generator[axes[:, None], axes] = plane_generator(name)
+    return generators
+
+
+def move(h: Tensor, generators: Tensor, amounts: Tensor) -> Tensor:
+    """exp(Σ_a ε_ia G_a) h_i, (N, D), for the rows of h (N, D), generators (m, D, D) and `amounts` ε (N, m)."""
+    require(
+        generators.shape[1:] == 2 * h.shape[1:] and amounts.shape == (len(h), len(generators)),
+        f"Features, generators and amounts have the shapes {tuple(h.shape)}, {tuple(generators.shape)} and "
+        f"{tuple(amounts.shape)}; they must be (N, D), (m, D, D) and (N, m).",
+    )
+    return (torch.linalg.matrix_exp(torch.tensordot(amounts, generators, 1)) @ h[:, :, None])[:, :, 0]
+
+
+def kernel_size(w: Tensor, generators: Tensor) -> float:
+    """√D ‖WᵀG‖ / (‖W‖ ‖G‖) with G = [G_1 … G_m] and Frobenius norms, for W (D, K): between 0 and √D.
+
+    0 if and only if every G_a maps into ker Wᵀ. The mean of its square over random W without preferred direction is 1.
+    """
+    w, side = w.detach(), torch.cat(list(generators), 1).to(w)
+    return float(math.sqrt(len(w)) * (w.T @ side).norm() / (w.norm() * side.norm()))
+
+
+def optimal_energies(costs, width: int, beta: float = 2.0) -> Tensor:
+    """The p ≥ 0, Σ_j p_j = 1, at most `width` of them positive, that minimise β Σ_j c_j p_j + β²/2 Σ_j p_j², (D,).
+
+    Up to a constant and to second order in the similarities this is the loss of Eq. 1 on many isotropic features: p_j
+    is the share of direction j in ‖W‖², and c_j in `costs` the cosine that two views lose along j. The solution is
+    p_j = max(0, t − c_j/β) on the cheapest directions: with n free ones, others fade out and are gone from β/n on.
+    """
+    require(width >= 1 and beta > 0, f"Width and beta are {width} and {beta}; they must be at least 1 and positive.")
+    costs = torch.as_tensor(costs, dtype=torch.float64) / beta
+    cheapest = costs.argsort(stable=True)[:width]
+    levels = (1 + costs[cheapest].cumsum(0)) / torch.arange(1, len(cheapest) + 1)
+    level = levels[int((costs[cheapest] < levels).sum()) - 1]
+    return torch.zeros_like(costs).index_copy(0, cheapest, (level - costs[cheapest]).clamp(min=0))
+
+
+def train_projector(
+    generators: Tensor, reach: float, *, width: int = 8, n: int = 256, beta: float = 2.0, steps: int = 60, seed: int = 0
+) -> pd.DataFrame:
+    """What gradient descent on Eq. 1 makes of a linear projector W (D, width) when the second views lie on orbits.
+
+    The n features h_i are standard normal, their second views exp(Σ_a ε_ia G_a) h_i with ε_ia uniform in ±`reach`,
+    and fixed. A row for each step from 0 on: `size`, the `kernel_size` of W; `rank`, its effective rank; `similarity`,
+    the mean cosine of the outputs for the two views. All settings are ours: the paper has no such experiment.
+    """
+    require(
+        reach >= 0 and width >= 1 and steps >= 0,
+        f"Reach, width and steps are {reach}, {width} and {steps}; they must be at least 0, 1 and 0.",
+    )
+    generators, random = generators.float(), torch.Generator().manual_seed(seed)
+    h1 = torch.randn(n, generators.shape[-1], generator=random)
+    h2 = move(h1, generators, reach * (2 * torch.rand(n, len(generators), generator=random) - 1))
+    w = (torch.randn(h1.shape[1], width, generator=random) / math.sqrt(h1.shape[1])).requires_grad_()
+    optimiser = torch.optim.SGD([w], lr=5.0, momentum=0.9, nesterov=True)
+    rows = []
+    for _ in range(steps + 1):
+        z1, z2 = h1 @ w, h2 @ w
+        similarity = torch.cosine_similarity(z1.detach(), z2.detach()).mean()
+        rows.append((kernel_size(w, generators), effective_rank(w), float(similarity)))
+        optimiser.zero_grad()
+        losses.info_nce(z1, z2, beta=beta).backward()
+        optimiser.step()
+    return pd.DataFrame(rows, columns=["size", "rank", "similarity"]).rename_axis("step").reset_index()

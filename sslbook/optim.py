@@ -77,9 +77,9 @@ class LARS(torch.optim.Optimizer):
             if group["weight_decay"]:
                 updates = torch._foreach_add(updates, weights, alpha=group["weight_decay"])
             if group["trust"] is not None:
-                norms = zip(torch._foreach_norm(weights), torch._foreach_norm(updates), strict=True)
-                scales = [torch.where((w > 0) & (u > 0), group["trust"] * w / u, 1.0) for w, u in norms]
-                updates = torch._foreach_mul(updates, scales)
+                w, u = (torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, updates))
+                scales = torch.where((w > 0) & (u > 0), group["trust"] * w / u, 1.0)
+                updates = torch._foreach_mul(updates, scales.unbind())
             for p in weights:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)

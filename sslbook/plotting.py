@@ -18,8 +18,8 @@ the light and with the dark page, and differ under the common kinds of colour bl
 DASHES = {"small": (1, 1.2), "moderate": (5, 1.5), "large": ""}
 """The dashes that go with `STRENGTH`, for print without colour."""
 
-PALETTE = ("#0072b2", "#d55e00", "#008f68", "#b2619b", "#8a7a00")
-"""Colours of everything that is not a strength, in order of use."""
+PALETTE = ("#0072b2", "#d55e00", "#008f68", "#b2619b", "#8a7a00", "#767676")
+"""Colours of everything that is not a strength, in order of use; beside strengths theirs are left out."""
 
 _STYLE = {
     "figure.figsize": (6.4, 3.6),
@@ -118,26 +118,31 @@ def sheet(images, titles=None, *, columns: int = 8, size: float = 0.9):
     return figure
 
 
-def show(figure, *, caption: str, alt: str, made_by: str | None = None) -> None:
+def show(figure, *, caption: str, alt: str, made_by: str | None = None, name: str | None = None) -> None:
     """Display `figure` as one piece of HTML that lives in a notebook and in a static page.
 
     `alt` describes in words what the picture shows; `caption` stands below (mathematics between dollar signs);
-    `made_by` says what made it: profile, data, seeds, epochs, hardware, commit, wall time.
+    `made_by` says what made it: profile, data, seeds, epochs, hardware, commit, wall time. Other pages link to the
+    figure, or show it too, by its `name`, the `id` of its HTML.
     """
     from IPython.display import display
 
     require(bool(alt.strip()) and bool(caption.strip()), "A figure needs a caption and alt text; one of them is empty.")
     line = f'<div class="made-by">{html.escape(made_by)}</div>' if made_by else ""
-    page = f'<figure class="sslbook">{_svg(figure, alt)}<figcaption>{_mathematics(caption)}{line}</figcaption></figure>'
+    opening = f'<figure class="sslbook" id="{html.escape(name)}">' if name else '<figure class="sslbook">'
+    page = f"{opening}{_svg(figure, alt)}<figcaption>{_mathematics(caption)}{line}</figcaption></figure>"
     display({"text/html": page, "text/plain": f"{alt}\n{caption}"}, raw=True)
 
 
 def _looks(frame, hue: str | None) -> dict:
     if hue is None:
         return {}
-    if set(frame[hue]) <= set(STRENGTH):
+    names = list(frame[hue].unique())
+    if set(names) <= set(STRENGTH):
         return {"palette": STRENGTH, "dashes": DASHES}
-    return {"palette": list(PALETTE)[: frame[hue].nunique()], "dashes": True}
+    taken = STRENGTH.values() if set(names) & set(STRENGTH) else ()
+    free = iter(colour for colour in PALETTE if colour not in taken)
+    return {"palette": {name: STRENGTH.get(name) or next(free) for name in names}, "dashes": True}
 
 
 def _finish(ax, labels: dict):

@@ -33,6 +33,14 @@ from sslbook.methods import Method
 _CHECKOUT = Path(__file__).resolve().parents[1]
 RECORDS = _CHECKOUT / "book" / "records"
 
+# Dense bfloat16 operations per second in NVIDIA's data sheets, by the name that the driver gives.
+_PEAK = {
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+}
+
 
 def folder() -> Path:
     """Where runs are kept: `SSLBOOK_RUNS`, else `runs` in the checkout."""
@@ -53,7 +61,7 @@ class Run:
 
     @functools.cached_property
     def provenance(self) -> dict:
-        """What made the run: hardware, precision, threads, package versions, commit, date, seconds."""
+        """What made the run: hardware, precision, processes, threads, versions, commit, date, seconds, speed."""
         return json.loads((self.path / "provenance.json").read_text())
 
     @property
@@ -123,32 +131,39 @@ def ensure(
 ) -> Run:
     """The finished run of `config`, trained (or continued) first if it is missing.
 
-    Two processes that ask for the same run do not train it twice: one trains, the other waits and reads. `device`
-    is "cpu", "cuda" or "cuda:0", …; the default is a free GPU where there is one.
+    Two processes that ask for the same run do not train it twice: one trains, the other waits and reads. Those that
+    `torchrun` started train it together, and the first of them locks it and writes. `device` is "cpu", "cuda" or
+    "cuda:0", …; the default is a free GPU where there is one, under `torchrun` one for each process.
     """
+    processes, path = training.world(), folder() / config.id
+    first = processes.rank == 0
     run = find(config)
-    if run is not None:
-        return run
-    path = folder() / config.id
+    if processes.agree(run is not None):
+        return run or find(config)
     path.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder() / f"{config.id}.lock"):
+    with filelock.FileLock(folder() / f"{config.id}.lock") if first else contextlib.nullcontext():
         run = find(config)
-        if run is not None:
-            return run
+        if processes.agree(run is not None):
+            return run or find(config)
         if (path / "config.json").exists():
             _require_same(config, path)
-        else:
+        elif first:
             _write_json(path / "config.json", config.to_dict())
-        with claim_device(device) as chosen:
-            facts = _started(path, provenance(chosen))  # the code that is running, not what lies there at the end
+        with contextlib.ExitStack() as stack:
+            chosen = processes.in_turn(lambda: stack.enter_context(claim_device(device)))
+            facts = provenance(chosen)  # the code that is running, not what lies there at the end
+            facts = _started(path, facts) if first else facts
             images = data.load_train(config.data).images
-            history, seconds = training.train(
+            history, seconds, speed = training.train(
                 config, images, path, device=chosen, time_limit=time_limit, progress=progress
             )
-            _write_json(path / "provenance.json", facts | {"seconds": round(seconds, 1)})
-        training.write_whole(path / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
-        for checkpoint in training.checkpoints(path):
-            checkpoint.unlink()
+        if first:
+            facts |= {"seconds": round(seconds, 1)} | _speed(config, images, chosen, speed)
+            _write_json(path / "provenance.json", facts)
+            training.write_whole(path / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
+            for checkpoint in training.checkpoints(path):
+                checkpoint.unlink()
+        processes.agree()
     return Run(config, path)
 
 
@@ -176,6 +191,7 @@ def provenance(device: str) -> dict:
     return {
         "hardware": hardware(device),
         "precision": "bfloat16" if training.uses_bfloat16(device) else "float32",
+        "processes": training.world().size,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -193,6 +209,13 @@ def hardware(device: str = "cpu") -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return f"{name}, {os.cpu_count()} cores"
+
+
+def _speed(config: Config, images: Tensor, device: str, speed: float | None) -> dict:
+    """Images per second, and what share of the GPUs' peak their arithmetic is (None where either is not known)."""
+    peak = _PEAK.get(hardware(device))
+    share = speed * training.flop(config, images.shape[1:]) / (peak * training.world().size) if speed and peak else None
+    return {"images_per_second": speed and round(speed, 1), "share_of_peak": share and round(share, 4)}
 
 
 def commit() -> str:
@@ -236,7 +259,16 @@ def check_device(name: str | None) -> None:
 
 @contextlib.contextmanager
 def claim_device(name: str | None):
-    """The device to compute on; a GPU is locked meanwhile, and without a number the first free one is taken."""
+    """The device to compute on; a GPU is locked meanwhile, and without a number the first free one is taken.
+
+    Under `torchrun` each process has the GPU of its own number on its machine.
+    """
+    processes = training.world()
+    if processes.size > 1 and name != "cpu" and torch.cuda.is_available():
+        require(
+            name in (None, "cuda"), f"device is {name!r}; for several processes allowed are None, 'cuda' and 'cpu'."
+        )
+        name = f"cuda:{processes.local}"
     check_device(name)
     if name == "cpu" or not torch.cuda.is_available():
         yield "cpu"

@@ -3,24 +3,33 @@
 Everything random in an epoch comes from the run's seed and the number of the epoch, and everything else is in the
 checkpoint, so a run that was stopped at any moment continues to the same bits on a CPU with the same number of
 threads. On a GPU atomic additions make it close, not equal.
+
+Several processes can train one run (`torchrun --nproc-per-node=2 -m sslbook run …`). Each draws the order and the
+views of whole batches, computes its share of the images, and sees the projections of all of them, so the run is the
+same up to rounding and batch norm. Batch norm spans the processes on GPUs, by PyTorch's own `SyncBatchNorm`, which
+`torch.compile` cannot trace: there only the views are compiled. On processors it sees the share of its process.
 """
 
 import contextlib
 import ctypes
+import datetime
+import functools
 import hashlib
 import json
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from sslbook.config import Config, require
@@ -34,6 +43,84 @@ class Diverged(RuntimeError):
 
 class TimeLimit(RuntimeError):
     """The time limit is near; the run stopped at a checkpoint, and continues from it when started again."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The `size` processes that train a run together: this one has the number `rank`, and `local` on its machine.
+
+    For one process alone each of these functions is the identity.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    def share(self, whole: Tensor, dim: int = 0) -> Tensor:
+        """The part of `whole` that is this process's, a view; sizes differ by 1 at most, the last are the smaller."""
+        return whole.tensor_split(self.size, dim)[self.rank]
+
+    def gather(self, part: Tensor, n: int) -> Tensor:
+        """The whole of `n` rows whose shares are the processes' `part`s.
+
+        Backwards, the gradients of all processes are added and shared out. If each process computes the same loss of
+        the whole, then the `average` of the gradients of the weights is the gradient of that loss.
+        """
+        return _Gather.apply(part, n, self) if self.size > 1 else part
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Put in place of each tensor its mean over the processes, the same bits in all of them, in one exchange."""
+        if self.size > 1:
+            tensors = list(tensors)
+            means = _add(torch.cat([tensor.flatten() for tensor in tensors])) / self.size
+            for tensor, mean in zip(tensors, means.split([tensor.numel() for tensor in tensors]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
+
+    def agree(self, value: float = 0) -> float:
+        """The first process's `value`, once all processes have come to ask for it."""
+        if self.size == 1:
+            return value
+        return _add(torch.tensor(float(value) if self.rank == 0 else 0.0, dtype=torch.float64)).item()
+
+    def in_turn(self, action: Callable):
+        """`action()`, by one process after the other."""
+        for rank in range(self.size):
+            if rank == self.rank:
+                result = action()
+            self.agree()
+        return result
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, part, n, processes):
+        ctx.processes = processes
+        whole = part.new_zeros(n, *part.shape[1:])
+        processes.share(whole).copy_(part)
+        return _add(whole)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.processes.share(_add(gradient.clone(memory_format=torch.contiguous_format))), None, None
+
+
+def _add(tensor: Tensor) -> Tensor:
+    torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+@functools.cache
+def world() -> World:
+    """The processes that `torchrun` started, which meet at the first call; else this process alone.
+
+    They wait for each other as long as it takes: `torchrun` ends all when one fails.
+    """
+    rank, size, local = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if size < 2:
+        return World()
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, timeout=datetime.timedelta(days=7))
+    return World(rank, size, local)
 
 
 def build(config: Config, channels: int, statistics: tuple[Tensor, Tensor] | None = None) -> Method:
@@ -53,9 +140,11 @@ def train(
     time_limit: float | None = None,
     checkpoint_seconds: float = 60,
     progress: bool | None = None,
-) -> tuple[list[dict], float]:
-    """Train on `images (N, C, H, W)` uint8; return the history, a row an epoch, and the seconds spent.
+) -> tuple[list[dict], float, float | None]:
+    """Train on `images (N, C, H, W)` uint8; return the history, a row an epoch, the seconds spent, and the speed.
 
+    The speed is in images per second, the median over the epochs trained here (None without any): all that is part
+    of a step, but neither compilation nor the writing of weights.
     Weights are written below `directory` at `config.snapshot_epochs`, checkpoints at ends of epochs every
     `checkpoint_seconds`; two are kept, and the newest that is intact is continued. `time_limit` is in seconds.
     Raises `Diverged`, `TimeLimit`, or `OSError` where the disk fails.
@@ -65,34 +154,66 @@ def train(
         steps > 0 or config.epochs == 0,
         f"The batch size is {config.batch_size}, but there are only {len(images)} images to train on.",
     )
+    processes = world()
+    require(
+        config.batch_size >= processes.size,
+        f"The batch size is {config.batch_size}, too small to be shared by {processes.size} processes.",
+    )
     started = time.monotonic()
     keep_memory()
-    method = build(config, images.shape[1], channel_statistics(images)).to(device, memory_format=torch.channels_last)
+    method = build(config, images.shape[1], channel_statistics(images))
+    if processes.size > 1:
+        method.gather = functools.partial(processes.gather, n=config.batch_size)
+        if torch.device(device).type == "cuda":
+            method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    method = method.to(device, memory_format=torch.channels_last)
     optimizer = config.optim.build(method)
     images = images.to(device)
-    history, seconds = _resume(directory, method, optimizer)
-    if not history:
+    history, seconds = processes.in_turn(lambda: _resume(directory, method, optimizer))
+    require(
+        processes.agree(len(history)) == len(history),
+        f"Process {processes.rank} sees other checkpoints than the first; {directory} must be one folder for all.",
+    )
+    writes = processes.rank == 0
+    if writes and not history:
         save_weights(snapshot_path(directory, 0), method)
-    step = _step(config, method, optimizer, images, device)
+    step, speeds = _step(config, method, optimizer, images, device), []
     saved = time.monotonic()
-    with _bar(config, steps, len(history), progress) as bar:
+    with _bar(config, steps, len(history), progress if writes else False) as bar:
         for epoch in range(len(history) + 1, config.epochs + 1):
             began = time.monotonic()
             history.append({"epoch": epoch} | _epoch(config, images, steps, epoch, step, bar, directory))
-            if epoch in config.snapshot_epochs:
+            speeds.append(steps * config.batch_size / (time.monotonic() - began))
+            processes.average(value for name, value in method.named_buffers() if "running_" in name)
+            if writes and epoch in config.snapshot_epochs:
                 save_weights(snapshot_path(directory, epoch), method)
             now = time.monotonic()
             last = epoch == config.epochs
             late = time_limit is not None and not last and now + 1.2 * (now - began) - started > time_limit
-            if last or late or now - saved >= checkpoint_seconds:
+            late = processes.agree(late)
+            if writes and (last or late or now - saved >= checkpoint_seconds):
                 _save_checkpoint(directory, method, optimizer, history, seconds + now - started)
                 saved = time.monotonic()
             if late:
+                processes.agree()  # the first one has written: the end of any other ends it too
                 raise TimeLimit(
                     f"Stopped at the time limit of {time_limit:g} s after epoch {epoch} of {config.epochs}; "
                     f"start the run again and it continues from there."
                 )
-    return history, seconds + time.monotonic() - started
+    return history, seconds + time.monotonic() - started, float(np.median(speeds)) if speeds else None
+
+
+@functools.lru_cache
+def flop(config: Config, shape: tuple[int, int, int]) -> float:
+    """Floating-point operations of a training step for one image of `shape (C, H, W)`: encoder and all views.
+
+    Three times those of the forward pass, as the backward pass takes twice as many; the projector, the loss and the
+    making of the views are left out.
+    """
+    method = build(config, shape[0]).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        method.encode(torch.zeros(1, *shape))
+    return 3 * method.views * counter.get_total_flops()
 
 
 def uses_bfloat16(device: str) -> bool:
@@ -120,18 +241,22 @@ def keep_memory() -> None:
 
 def _step(config: Config, method: Method, optimizer, images: Tensor, device: str) -> Callable:
     """One update: `(indices, generator, learning rate, progress) -> (loss, logs)`, all tensors left on the device."""
-    on_gpu = torch.device(device).type == "cuda"
-    compiled = torch.compile if on_gpu else lambda function: function
-    apply, loss_of = compiled(config.views.apply), compiled(method.loss)
-    k = method.views
+    processes, k = world(), method.views
+    apply, loss_of = config.views.apply, method.loss
+    if torch.device(device).type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.compiler.reset()  # graphs of earlier runs count towards the number after which nothing is compiled
+        apply, loss_of = torch.compile(apply), torch.compile(loss_of) if processes.size == 1 else loss_of
 
     def step(indices, generator, learning_rate, progress):
-        batch = images[indices].repeat(k, 1, 1, 1)
-        views = apply(batch, config.views.draw(len(batch), batch.shape[-2:], generator, device))
+        draws = config.views.draw(k * len(indices), images.shape[-2:], generator, device)
+        draws = draws._make(processes.share(d.unflatten(0, (k, -1)), 1).flatten(0, 1) for d in draws)
+        views = apply(images[processes.share(indices)].repeat(k, 1, 1, 1), draws)
         with autocast(device):
             loss, logs = loss_of(views.unflatten(0, (k, -1)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        processes.average(p.grad for p in method.parameters() if p.grad is not None)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.step()
@@ -154,6 +279,7 @@ def _epoch(config: Config, images: Tensor, steps: int, epoch: int, step: Callabl
         rows.append({"loss": loss} | logs)
         bar.update(config.batch_size)
     values = {name: torch.stack([row[name] for row in rows]).double() for name in rows[0]}
+    world().average(values.values())
     for i, loss in enumerate(values["loss"].tolist()):
         if not np.isfinite(loss):
             kept = f"The last good checkpoint is kept in {directory}" if checkpoints(directory) else "No checkpoint yet"

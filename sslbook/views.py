@@ -78,7 +78,7 @@ class Policy(Part, slot="views"):
     @property
     def name(self) -> str:
         """The name under which `policy` knows this policy, or "own"."""
-        return next((name for name in STRENGTHS if policy(name) == self), "own")
+        return next((name for name, preset in PRESETS.items() if preset == self), "own")
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One view of each image: uint8 (N, C, H, W), C = 1 or 3, to float32 of the same shape in [0, 1].
@@ -154,18 +154,26 @@ class Policy(Part, slot="views"):
         return views.clamp_(0, 1)
 
 
-STRENGTHS = {"large": ((0.08, 1), 0.5, 0.5), "moderate": ((0.5, 1), 0.5, 0.25), "small": ((0.9, 1), 0, 0.05)}
+PRESETS = {
+    name: Policy(crop=share, flip=flip, jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s))
+    for name, share, flip, s in (
+        ("large", (0.08, 1), 0.5, 0.5),
+        ("moderate", (0.5, 1), 0.5, 0.25),
+        ("small", (0.9, 1), 0, 0.05),
+    )
+}
+PRESETS["weak"] = PRESETS["large"].replace(jitter=(0, 0, 0, 0), grayscale=0)
 
 
 def policy(name: str) -> Policy:
-    """The policy "large", "moderate" or "small" of Table 2 of the geometry paper: crop, flip and jitter of strength s.
+    """The policy "large", "moderate" or "small" of Table 2 of the geometry paper, or "weak": crop and flip of "large".
 
-    Jitter is (0.8 s, 0.8 s, 0.8 s, 0.2 s) with probability 0.8; all three remove colour with probability 0.2 and none
-    blurs. The table names the flip but not its probability: 0.5 is our choice, as are the ratios 3/4 … 4/3.
+    Jitter has a strength s: (0.8 s, 0.8 s, 0.8 s, 0.2 s) with probability 0.8; the three of the table remove colour
+    with probability 0.2 and none blurs. The table names the flip but not its probability: 0.5 is our choice, as are the
+    ratios 3/4 … 4/3.
     """
-    require(name in STRENGTHS, f"The policy is {name!r}; allowed are {', '.join(map(repr, STRENGTHS))}.")
-    share, flip, s = STRENGTHS[name]
-    return Policy(crop=share, flip=flip, jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s))
+    require(name in PRESETS, f"The policy is {name!r}; allowed are {', '.join(map(repr, PRESETS))}.")
+    return PRESETS[name]
 
 
 def crop(x: Tensor, box: Tensor, flip: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from sslbook import claims, runs
-from sslbook.claims import FALSE, NOT_REPRODUCED, PARTLY, REPRODUCED, UNDECIDED, UNTESTABLE, Claim, Test
+from sslbook.claims import FALSE, NOT_REPRODUCED, PARTLY, REPRODUCED, UNDECIDED, UNTESTABLE, Claim, Test, ledger
 from sslbook.papers import geometry
 
 
@@ -15,8 +15,8 @@ def values(*numbers):
 
 
 def judged(*tests, seeds=3):
-    outcomes = tuple(claims._outcome(test, pd.DataFrame()) for test in tests)
-    return claims._status(outcomes, seeds)
+    outcomes = tuple(ledger._outcome(test, pd.DataFrame()) for test in tests)
+    return ledger._status(outcomes, seeds)
 
 
 HOLDS, FAILS = Test("holds", values(1.0, 1.1, 0.9)), Test("fails", values(-1.0, -1.1, -0.9))
@@ -53,7 +53,7 @@ def test_too_few_seeds_decide_nothing():
 
 
 def test_a_changed_threshold_changes_the_verdict():
-    claim = Claim("some", "nowhere", "something", "fig1", (HOLDS,), dataset=None)
+    claim = Claim("geometry", "upper-bound", "some", "nowhere", "something", (HOLDS,), dataset=None)
     assert claims.judge(claim, [], "laptop").status == REPRODUCED
     stricter = claims.with_thresholds(claim, 2)
     assert claims.judge(stricter, [], "laptop").status == NOT_REPRODUCED and claim.tests[0].threshold == 0
@@ -62,7 +62,7 @@ def test_a_changed_threshold_changes_the_verdict():
 
 
 def test_ids_are_unique_and_every_claim_has_one_way_to_be_decided():
-    ledger = claims.GEOMETRY
+    ledger = claims.CLAIMS
     assert len({claim.id for claim in ledger}) == len(ledger) >= 20
     for claim in ledger:
         assert (bool(claim.tests), claim.counterexample is not None, claim.reason is not None).count(True) == 1
@@ -91,12 +91,12 @@ def test_the_pilot_and_a_part_of_the_seeds_decide_nothing():
 
 
 def test_false_statements_are_false_by_a_counterexample():
-    theory = [claim for claim in claims.GEOMETRY if claim.counterexample]
+    theory = [claim for claim in claims.CLAIMS if claim.counterexample]
     assert len(theory) >= 8
     for claim in theory:
         verdict = claims.judge(claim, [], "laptop")
         assert verdict.status == FALSE and verdict.violation > 1e-2
-    kept = claims.Claim("true", "nowhere", "something true", "props", counterexample=lambda: 1e-12)
+    kept = Claim("geometry", "upper-bound", "true", "nowhere", "something true", counterexample=lambda: 1e-12)
     assert claims.judge(kept, [], "laptop").status == UNDECIDED
     assert claims.judge(claims.claim("sec5-depth"), [], "laptop").status == UNTESTABLE
 

@@ -1,15 +1,24 @@
-"""Laws of generators, rotations and orbits."""
+"""Laws of generators, rotations, orbits and projectors trained on orbits."""
 
+import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from scipy.ndimage import fourier_shift
+from scipy.optimize import minimize
 from torchvision.transforms.functional import rotate as torchvision_rotate
 
 from sslbook import lie
+
+PLANES = [(2 * a, 2 * a + 1) for a in range(8)]
+"""Disjoint planes that fill 16 dimensions."""
+
+FOUR = list(itertools.combinations(range(4), 2))
+"""All planes of axes of one space of four dimensions; their six generators span its rotations."""
 
 ANGLES = torch.tensor([0.0, 3.7, 45.1, 90.0, 133.3, 180.0, 270.0, 301.9, -20.3])
 
@@ -140,6 +149,138 @@ def test_the_rank_of_an_orbit_grows_with_the_angle_and_is_bounded():
     assert lie.orbit_rank(360, size=2) <= 4
 
 
+def normal(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def trained(planes, degrees, width, name="rotation", **options):
+    """The first and the last row of a training on rotations (or others) of 16 dimensions."""
+    generators = lie.plane_generators(planes, 16, name)
+    return lie.train_projector(generators, math.radians(degrees), width=width, **options).iloc[[0, -1]]
+
+
+def test_moves_in_disjoint_planes_turn_each_by_its_own_angle():
+    h, angle = normal(50, 16), normal(50, 8, seed=1)
+    moved = lie.move(h, lie.plane_generators(PLANES, 16), angle)
+    turned = torch.view_as_complex(h.view(50, 8, 2)) * torch.polar(torch.ones_like(angle), angle)
+    assert torch.allclose(moved, torch.view_as_real(turned).flatten(1), atol=1e-12)
+
+
+def test_moves_of_generators_that_do_not_commute_are_exponentials_of_their_sum():
+    h, amounts, generators = normal(5, 4), normal(5, 6, seed=1), lie.plane_generators(FOUR, 4)
+    moved = lie.move(h, generators, amounts)
+    for before, after, amount in zip(h, moved, amounts, strict=True):
+        total = sum(a * g for a, g in zip(amount, generators, strict=True))
+        assert torch.allclose(after, lie.exp(total, 1.0) @ before, atol=1e-12)
+    assert torch.allclose(moved.norm(dim=1), h.norm(dim=1), atol=1e-12)
+    assert torch.allclose(lie.move(moved, generators, -amounts), h, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "rank"), [("rotation", 2), ("scaling", 2), ("squeeze", 2), ("shear", 1)])
+def test_directions_add_up_over_disjoint_planes_and_not_within_a_space(name, rank):
+    apart, together = lie.plane_generators(PLANES[:5], 16, name), lie.plane_generators(FOUR, 16, name)
+    assert torch.linalg.matrix_rank(torch.cat(list(apart), 1)) == 5 * rank
+    assert torch.linalg.matrix_rank(torch.cat(list(together), 1)) == (3 if name == "shear" else 4)
+    assert torch.equal(apart[0] @ apart[3], apart[3] @ apart[0])
+
+
+@pytest.mark.parametrize("name", lie.PLANE)
+def test_a_projector_with_the_generators_in_its_kernel_is_invariant(name):
+    generators = lie.plane_generators(PLANES[:3], 16, name)
+    free = torch.linalg.svd(torch.cat(list(generators), 1)).U[:, 3 if name == "shear" else 6 :]
+    w = free @ normal(free.shape[1], 8)
+    h = normal(100, 16, seed=1)
+    assert lie.kernel_size(w, generators) < 1e-12
+    assert torch.allclose(lie.move(h, generators, normal(100, 3, seed=2)) @ w, h @ w, atol=1e-10)
+
+
+def test_a_linear_projector_is_invariant_exactly_on_left_eigenspaces():
+    """Wᵀexp(εG)h ∥ Wᵀh for all h if and only if WᵀG = μWᵀ: within one eigenspace of Gᵀ, not across two."""
+    basis, values = normal(6, 6), torch.tensor([0.7, 0.7, 0.7, -0.4, -0.4, 0.0]).double()
+    generator = basis @ values.diag() @ torch.linalg.inv(basis)
+    left = torch.linalg.inv(basis).T  # column j is the left eigenvector of value j
+    h = normal(200, 6, seed=1)
+    moved = lie.move(h, generator[None], torch.full((200, 1), 0.9).double())
+    within, across = left[:, :3] @ normal(3, 2, seed=2), left[:, 2:4]
+    assert lie.kernel_size(within, generator[None]) > 0.1
+    assert torch.allclose(moved @ within, math.exp(0.9 * 0.7) * h @ within, atol=1e-10)
+    assert torch.cosine_similarity(moved @ across, h @ across).min() < 0.9
+
+
+def test_the_size_of_a_generator_is_one_for_a_random_projector():
+    generators = lie.plane_generators(FOUR[:3], 12, "shear")
+    sizes = torch.tensor([lie.kernel_size(normal(12, 5, seed=s), generators) for s in range(1500)])
+    assert sizes.square().mean() == pytest.approx(1, abs=0.04)
+    orthogonal = torch.linalg.qr(normal(12, 12)).Q
+    assert lie.kernel_size(7 * orthogonal, 3 * generators) == pytest.approx(1, abs=1e-12)
+    direction = torch.zeros(12, 1).double().index_fill(0, torch.tensor(0), 1)
+    assert lie.kernel_size(direction, lie.plane_generators([(0, 1)], 12, "shear")) == pytest.approx(math.sqrt(12))
+
+
+@pytest.mark.parametrize("width", [3, 8])
+def test_optimal_energies_are_those_of_a_general_solver(width):
+    costs, beta = normal(8).abs().mul(0.3).numpy(), 1.7
+    best = minimize(
+        lambda p: beta * costs @ p + beta**2 / 2 * p @ p,
+        np.full(8, 1 / 8),
+        bounds=[(0, 1 if c <= sorted(costs)[width - 1] else 0) for c in costs],
+        constraints={"type": "eq", "fun": lambda p: p.sum() - 1},
+        options={"ftol": 1e-14},
+    )
+    assert lie.optimal_energies(costs, width, beta).numpy() == pytest.approx(best.x, abs=1e-5)
+
+
+def test_costly_directions_fade_out_linearly_and_are_gone_from_beta_over_the_number_of_free_ones_on():
+    for cost in (0.0, 0.02, 0.1, 0.15, 1.0):
+        energies = lie.optimal_energies([cost, 0] + 12 * [0] + [0, cost], 16)
+        assert energies.sum() == pytest.approx(1, abs=1e-12)
+        assert 16 * energies[[0, -1]] == pytest.approx(2 * [max(0, 1 - 14 * cost / 2)], abs=1e-12)
+    assert lie.optimal_energies([1, 1, 0, 0, 0], 3).tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3, 1 / 3])
+    assert lie.optimal_energies(16 * [1.0], 4).count_nonzero() == 4
+
+
+@pytest.mark.parametrize("degrees", [15, 30, 45, 90])
+def test_training_puts_the_generator_where_theory_says(degrees):
+    loss_of_cosine = 1 - math.sin(math.radians(degrees)) / math.radians(degrees)
+    energies = lie.optimal_energies(2 * [loss_of_cosine] + 14 * [0.0], 16)
+    size = trained(PLANES[:1], degrees, 16)["size"].iloc[-1]
+    assert size == pytest.approx(math.sqrt(8 * energies[:2].sum()), abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("planes", "width", "limit"),
+    [
+        (PLANES[:1], 16, 14),
+        (PLANES[:4], 16, 8),
+        (PLANES[:6], 8, 4),
+        (PLANES[:4], 8, 8),
+        (FOUR[:2], 16, 13),
+        (FOUR, 16, 12),
+    ],
+)
+def test_training_on_half_turns_ends_in_the_kernel_and_keeps_the_rank_that_is_free(planes, width, limit):
+    side = torch.cat(list(lie.plane_generators(planes, 16)), 1)
+    start, end = trained(planes, 180, width).to_dict("records")
+    assert limit == min(width, 16 - torch.linalg.matrix_rank(side))
+    assert start["size"] > 0.5 > 0.05 > end["size"]
+    assert end["rank"] == pytest.approx(limit, abs=0.2)
+    assert start["similarity"] < 0.9 < 0.999 < end["similarity"]
+
+
+def test_training_loses_one_direction_to_a_shear_and_none_to_the_scaling_of_everything():
+    assert trained(PLANES[:1], 90, 16, "shear")["rank"].iloc[-1] == pytest.approx(15, abs=0.3)
+    history = lie.train_projector(torch.eye(16)[None], 1.0, width=16)
+    assert history["size"].to_numpy() == pytest.approx(np.ones(61), abs=1e-5)
+    assert history["similarity"].to_numpy() == pytest.approx(np.ones(61), abs=1e-5)
+    assert history["rank"].iloc[-1] > 15.5
+
+
+def test_training_is_decided_by_its_seed():
+    first, again, other = (trained(PLANES[:2], 60, 8, seed=s, n=32, steps=5) for s in (3, 3, 4))
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+    assert (first["size"] != other["size"]).all()
+
+
 def test_bad_input_is_refused_with_a_sentence():
     for sentence, call in {
         "known are rotation, scaling": lambda: lie.plane_generator("twist"),
@@ -149,6 +290,13 @@ def test_bad_input_is_refused_with_a_sentence():
         "'bicubic'": lambda: lie.rotate(images(1), 10, interpolation="bicubic"),
         "torch.uint8": lambda: lie.rotate(images(1).byte(), 10, interpolation="bilinear"),
         "at least 2": lambda: lie.orbit_rank(10, samples=1),
+        "pairs of two different axes in 0 … 3": lambda: lie.plane_generators([(0, 1), (2, 4)], 4),
+        "planes are \\[\\]": lambda: lie.plane_generators([], 4),
+        "must be \\(N, D\\), \\(m, D, D\\) and \\(N, m\\)": lambda: lie.move(
+            torch.zeros(5, 4), torch.zeros(2, 4, 4), torch.zeros(5)
+        ),
+        "Width and beta are 0 and 2.0": lambda: lie.optimal_energies([0.0, 0.0], 0),
+        "Reach, width and steps are -1": lambda: lie.train_projector(torch.zeros(1, 4, 4), -1),
     }.items():
         with pytest.raises(ValueError, match=sentence):
             call()

@@ -44,6 +44,20 @@ def test_nt_xent_is_softplus_of_the_terms_of_equation_1(beta, noise):
     assert losses.nt_xent(z1, z2, temperature=1 / beta).item() == pytest.approx(expected, abs=1e-13)
 
 
+@pytest.mark.parametrize(("temperature", "noise"), [(2.0, 1.0), (0.2, 0.5), (0.05, 3.0)])
+def test_cross_view_info_nce_is_the_double_loop_over_both_directions(temperature, noise):
+    x, y = views(7, 5, noise)
+    s = [[float(a.dot(b) / a.norm() / b.norm()) / temperature for b in y] for a in x]
+    row, column = (
+        sum(math.log(sum(map(math.exp, line))) - line[i] for i, line in enumerate(table)) / 7
+        for table in (s, list(zip(*s)))
+    )
+    both = losses.cross_view_info_nce(x, y, temperature=temperature).item()
+    assert both == pytest.approx((row + column) / 2, abs=1e-13)
+    assert both == pytest.approx(losses.cross_view_info_nce(y, x, temperature=temperature).item(), abs=1e-14)
+    assert min(row, column) > 0
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.5, 2.0, 10.0])
 def test_the_upper_bound_is_the_double_loop_of_proposition_3_1(beta):
     z1, z2 = views(11, 4)
@@ -69,6 +83,7 @@ def test_equal_outputs_have_the_closed_form(n, value):
     assert losses.info_nce(z, z).item() == pytest.approx(math.log(2 * (n - 1)), abs=1e-5)
     assert losses.info_nce_upper_bound(z, z).total.item() == pytest.approx(value, abs=1e-4)
     assert losses.nt_xent(z, z, temperature=0.5).item() == pytest.approx(math.log(2 * n - 1), abs=1e-5)
+    assert losses.cross_view_info_nce(z, z, temperature=0.5).item() == pytest.approx(math.log(n), abs=1e-5)
 
 
 def test_a_simplex_of_128_images_has_the_closed_form():
@@ -123,6 +138,7 @@ FUNCTIONS = {
     "info_nce": losses.info_nce,
     "symmetric": lambda z1, z2: losses.info_nce(z1, z2, symmetric=True),
     "nt_xent": lambda z1, z2: losses.nt_xent(z1, z2, temperature=0.2),
+    "cross_view": lambda z1, z2: losses.cross_view_info_nce(z1, z2, temperature=0.2),
     "bound": lambda z1, z2: losses.info_nce_upper_bound(z1, z2).total,
 }
 
@@ -194,3 +210,5 @@ def test_bad_input_is_refused_with_a_sentence():
         losses.info_nce_upper_bound(z1, z2, beta=-1.0)
     with pytest.raises(ValueError, match="temperature is 0"):
         losses.nt_xent(z1, z2, temperature=0)
+    with pytest.raises(ValueError, match="temperature is -1"):
+        losses.cross_view_info_nce(z1, z2, temperature=-1)

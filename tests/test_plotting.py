@@ -73,6 +73,20 @@ def test_a_strength_has_one_colour_whatever_else_is_drawn(frame):
         assert ax.lines[kept.index("large")].get_color() == plotting.STRENGTH["large"]
 
 
+def test_beside_a_strength_nothing_else_has_the_colour_of_a_strength(frame):
+    names = ["large", "a", "b", "c"]
+    frame = frame.assign(kind=frame.run.map(dict(enumerate(names))))
+    ax = plotting.axes()
+    plotting.curves_with_band(frame, "epoch", "rank", "kind", ax=ax)
+    colours = {
+        text.get_text(): line.get_color() for text, line in zip(ax.get_legend().texts, ax.get_legend().get_lines())
+    }
+    assert colours["large"] == plotting.STRENGTH["large"]
+    assert len(set(colours.values())) == 4 and set(colours.values()) & set(plotting.STRENGTH.values()) == {
+        colours["large"]
+    }
+
+
 def test_a_figure_is_text_coloured_and_described(frame, shown):
     figure = plotting.curves_with_band(frame, "epoch", "rank", "strength")
     plotting.show(figure, caption=r"Rank <at> $\tau<3$", alt='A "rising" line', made_by="a & b")
@@ -91,6 +105,14 @@ def test_ids_of_two_figures_never_meet(frame, shown):
     assert first and not first & second
     for output, ids in zip(shown, (first, second), strict=True):
         assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', output["text/html"])) <= ids
+
+
+def test_a_name_is_the_id_of_the_figure_and_changes_nothing_else(frame, shown):
+    figure = plotting.curves_with_band(frame, "epoch", "rank", "strength")
+    for name in ({}, {"name": "fig-1"}):
+        plotting.show(figure, caption="c", alt="a", **name)
+    plain, named = (output["text/html"] for output in shown)
+    assert named == plain.replace('<figure class="sslbook">', '<figure class="sslbook" id="fig-1">') != plain
 
 
 def test_the_same_figure_gives_the_same_bytes(frame, shown):

@@ -8,6 +8,7 @@ import torch
 
 from sslbook import cli, data, runs, training
 from sslbook.models import ResNet
+from sslbook.papers import geometry
 from tests.test_training import tiny
 
 
@@ -28,10 +29,21 @@ def test_a_run_is_trained_once_and_found_again(folder):
     assert set(run.provenance) >= {"hardware", "precision", "threads", "torch", "commit", "date", "seconds"}
 
 
+def test_the_speed_of_a_run_is_recorded(folder, monkeypatch):
+    config = tiny(epochs=8)
+    facts = runs.ensure(config, device="cpu").provenance
+    assert 0.5 * 96 * 8 / facts["seconds"] < facts["images_per_second"] and facts["share_of_peak"] is None
+    assert facts["processes"] == 1
+    images = data.load_train(config.data).images
+    monkeypatch.setitem(runs._PEAK, runs.hardware("cpu"), training.flop(config, (3, 32, 32)) * 1000)
+    assert runs._speed(config, images, "cpu", 250.04) == {"images_per_second": 250.0, "share_of_peak": 0.25}
+    assert runs._speed(config, images, "cpu", None) == {"images_per_second": None, "share_of_peak": None}
+
+
 def test_the_history_survives_its_file_exactly(folder):
     config = tiny()
     run = runs.ensure(config, device="cpu")
-    direct, _ = training.train(config, data.load_train(config.data).images, folder / "direct")
+    direct, *_ = training.train(config, data.load_train(config.data).images, folder / "direct")
     assert run.history.equals(pd.DataFrame(direct))
 
 
@@ -54,7 +66,7 @@ def test_two_processes_train_a_run_once(folder):
         "print(runs.ensure(tiny(epochs=8), device='cpu').history.loss.sum())"
     )
     both = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0].split() for process in both]
+    outputs = [process.communicate(timeout=300)[0].split() for process in both]
     assert sorted(len(words) for words in outputs) == [1, 2]  # one trained, the other waited and read
     assert outputs[0][-1] == outputs[1][-1]
 
@@ -147,8 +159,8 @@ def test_missing_data_and_a_full_disk_are_named(folder, capsys, monkeypatch, tmp
 
 
 def test_the_command_line_lists_trains_and_reports(folder, capsys, monkeypatch):
-    monkeypatch.setattr(cli.geometry, "configs", lambda *options: [tiny(encoder=ResNet(8, (1,)))])
-    monkeypatch.setattr(cli.geometry, "measure", lambda run, device: None)
+    monkeypatch.setattr(geometry, "configs", lambda *options: [tiny(encoder=ResNet(8, (1,)))])
+    monkeypatch.setattr(geometry, "measure", lambda run, device: None)
     assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0
     assert "missing" in capsys.readouterr().out
     assert cli.main(["run", "--profile", "smoke", "--time-limit", "0"]) == cli.STOPPED

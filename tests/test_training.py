@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def same(a, b):
 
 def test_history_and_snapshots_are_what_was_declared(tmp_path, images):
     config = tiny()
-    history, _ = training.train(config, images, tmp_path)
+    history, *_ = training.train(config, images, tmp_path)
     assert [row["epoch"] for row in history] == [1, 2, 3, 4] and all(np.isfinite(row["loss"]) for row in history)
     assert history[-1]["learning_rate"] == config.optim.learning_rate_at(11, 12)
     assert {p.stem for p in (tmp_path / "snapshots").iterdir()} == {"00000", "00002", "00004"}
@@ -72,7 +73,7 @@ def test_the_loop_is_the_textbook_loop(tmp_path, images):
 def test_the_same_configuration_gives_the_same_bits_and_another_seed_others(tmp_path, images):
     results = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        history, _ = training.train(tiny(seed=seed), images, tmp_path / name)
+        history, *_ = training.train(tiny(seed=seed), images, tmp_path / name)
         results.append((history, weights(training.snapshot_path(tmp_path / name, 4))))
     assert results[0][0] == results[1][0] and same(results[0][1], results[1][1])
     assert results[0][0] != results[2][0]
@@ -81,11 +82,11 @@ def test_the_same_configuration_gives_the_same_bits_and_another_seed_others(tmp_
 @pytest.mark.parametrize("optimizer", ["lars", "adamw"])
 def test_a_stopped_run_continues_to_the_same_bits(tmp_path, images, optimizer):
     config = tiny(optim=Optim(optimizer, learning_rate=1.0 if optimizer == "lars" else 1e-3))
-    whole, _ = training.train(config, images, tmp_path / "whole")
+    whole, *_ = training.train(config, images, tmp_path / "whole")
     parts, stops = None, 0
     while parts is None:
         try:
-            parts, _ = training.train(config, images, tmp_path / "parts", time_limit=0)
+            parts, *_ = training.train(config, images, tmp_path / "parts", time_limit=0)
         except training.TimeLimit:
             stops += 1
     assert stops == 3 and parts == whole
@@ -153,13 +154,13 @@ def stop_after(config, images, folder, epochs):
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, images):
     config = tiny()
-    whole, _ = training.train(config, images, tmp_path / "whole")
+    whole, *_ = training.train(config, images, tmp_path / "whole")
     stop_after(config, images, tmp_path / "torn", 3)
     kept = training.checkpoints(tmp_path / "torn")
     assert [path.stem for path in kept] == ["checkpoint-00003", "checkpoint-00002"]
     kept[0].write_bytes(kept[0].read_bytes()[:-100])
     with pytest.warns(UserWarning, match="checkpoint-00003.*torn or altered; falling back"):
-        history, _ = training.train(config, images, tmp_path / "torn")
+        history, *_ = training.train(config, images, tmp_path / "torn")
     assert history == whole
 
 
@@ -180,7 +181,7 @@ def test_one_altered_bit_is_noticed(tmp_path, images):
     checkpoint.write_bytes(content)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        history, _ = training.train(tiny(), images, tmp_path)
+        history, *_ = training.train(tiny(), images, tmp_path)
     assert len(caught) == 1 and len(history) == 4  # from the start
 
 
@@ -188,8 +189,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_
     config = tiny(optim=Optim("sgd", learning_rate=1e-3, warmup=0.0))
     stop_after(config, images, tmp_path, 1)
     kept = training.checkpoints(tmp_path)[0].read_bytes()
-    healthy = SimCLR._pair_loss
-    monkeypatch.setattr(SimCLR, "_pair_loss", lambda self, a, b: healthy(self, a, b) * float("nan"))
+    healthy = SimCLR.pair_loss
+    monkeypatch.setattr(SimCLR, "pair_loss", lambda self, a, b: healthy(self, a, b) * float("nan"))
     with pytest.raises(training.Diverged, match=r"became nan at epoch 2, step 1 of 3.* learning rate than 0.001"):
         training.train(config, images, tmp_path)
     assert training.checkpoints(tmp_path)[0].read_bytes() == kept
@@ -201,7 +202,7 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path, images):
 
 
 def test_no_epochs_keep_the_initial_weights(tmp_path, images):
-    history, _ = training.train(tiny(epochs=0), images, tmp_path)
+    history, *_ = training.train(tiny(epochs=0), images, tmp_path)
     assert history == [] and training.snapshot_path(tmp_path, 0).exists()
 
 
@@ -218,9 +219,100 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_successive_steps_draw_different_views_and_a_seed_the_same(tmp_path, images):
+GROWTH = """
+import pathlib, resource, sys
+from sslbook import data, training
+from sslbook.models import ResNet
+from tests.test_training import tiny
+folder = pathlib.Path(sys.argv[1])
+for epochs in (3, 21):
+    config = tiny(
+        data=data.Data("shapes", 16), batch_size=16, encoder=ResNet(32, (1, 1, 1, 1)), epochs=epochs, snapshots=epochs
+    )
+    training.train(config, data.load_train(config.data).images, folder / str(epochs), checkpoint_seconds=0)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_epochs_and_snapshots(tmp_path):
+    """Of 18 epochs more, the weights alone would take 87 MB, the checkpoints twice as much."""
+    command = [sys.executable, "-c", GROWTH, str(tmp_path)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
+    few, many = map(int, output.split())
+    assert many - few < 30 * 1024
+
+
+def test_floating_point_operations_of_resnet_18():
+    """Two views, a forward pass and twice as much backwards, two operations for each of 0.5554e9 multiply-adds."""
+    assert training.flop(tiny(encoder=ResNet()), (3, 32, 32)) == pytest.approx(2 * 3 * 2 * 0.5554e9, rel=1e-4)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def stepper(config, images, device):
+    """The method, and `train`'s step on all images as a function of the views' generator and the learning rate."""
+    method = training.build(config, 3, data.channel_statistics(images)).to(device, memory_format=torch.channels_last)
+    step = training._step(config, method, config.optim.build(method), images.to(device), device)
+    everything = torch.arange(len(images), device=device)
+    return method, lambda generator, learning_rate: step(everything, generator, learning_rate, 1.0)[0]
+
+
+def flat(tensors):
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def seeded(device):
+    return torch.Generator(device).manual_seed(1)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_successive_steps_draw_different_views_and_a_seed_the_same(images, device):
+    """At a learning rate of 0 nothing but the views can change the loss."""
+    _, step = stepper(tiny(method=SimCLR(widths=(64,), beta=20.0)), images, device)
+    generators = [seeded(device) for _ in range(2)]
+    first, again = np.array([[float(step(generator, 0.0)) for _ in range(3)] for generator in generators])
+    noise = np.abs(again - first).max()
+    assert noise <= (0 if device == "cpu" else 1e-3) and np.diff(np.sort(first)).min() > 10 * noise
+
+
+@pytest.mark.parametrize(
+    ("device", "half", "tolerance"),
+    [("cpu", False, 0.01), ("cpu", True, 0.2), pytest.param("cuda", True, 0.2, marks=needs_gpu)],
+)
+def test_a_step_is_that_of_float64(images, monkeypatch, device, half, tolerance):
+    """Loss, and w − w' = gradient, for the same draws, in float32 and in bfloat16."""
+    monkeypatch.setattr(training, "uses_bfloat16", lambda device: half)
+    config = tiny(optim=Optim("sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0))
+    method, step = stepper(config, images, device)
+    before = flat(method.parameters())
+    loss = step(seeded(device), 1.0)
+    moved = (before - flat(method.parameters())).double().cpu()
+
+    exact = training.build(config, 3, data.channel_statistics(images)).double()
+    draws = config.views.draw(192, (32, 32), seeded(device), device)
+    views = config.views.apply(images.repeat(2, 1, 1, 1), draws._make(draw.cpu() for draw in draws))
+    value, _ = exact.loss(views.double().unflatten(0, (2, -1)))
+    gradient = flat(torch.autograd.grad(value, list(exact.parameters())))
+    assert loss.item() == pytest.approx(value.item(), rel=tolerance / 100)
+    assert (moved - gradient).norm() < tolerance * gradient.norm()
+
+
+@needs_gpu
+def test_on_a_gpu_a_step_waits_for_nothing(images):
+    _, step = stepper(tiny(), images, "cuda")
+    generator = seeded("cuda")
+    step(generator, 1.0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for learning_rate in (1.0, 0.5):
+            step(generator, learning_rate)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+def test_on_a_gpu_a_run_is_close_to_itself(tmp_path, images):
     a, b = (training.train(tiny(), images, tmp_path / name, device="cuda")[0] for name in "ab")
-    assert len({row["loss"] for row in a}) == 4
     for x, y in zip(a, b, strict=True):
         assert x["loss"] == pytest.approx(y["loss"], rel=1e-2)

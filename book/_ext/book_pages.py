@@ -1,27 +1,43 @@
 """What the pages of the book are made of besides their text.
 
-- A page under `notebooks/` is read from its executed copy, so that buttons lead to the clean source.
-- The line `{{ executed notebooks }}` becomes the table of executed copies.
-- The line `{{ verdicts }}` becomes the table of claims, decided by the finished runs of the profile.
-- The line `{{ functions of sslbook.x }}` becomes the documentation of that module, its docstrings read as Markdown.
-- `{{ repository }}` becomes the address of the repository in `_config.yml`.
+A page under `notebooks/` is read from its executed copy, so that buttons lead to the clean source. Elsewhere
+
+- `{{ executed notebooks }}` becomes the table of executed copies,
+- `{{ figure notebooks/a/b#name }}` the figure that `plotting.show` displayed under that name in an executed copy,
+- `{{ scoreboard }}` the number of claims by verdict, decided by the finished runs of the profile; of one paper with
+  its name, as in `{{ scoreboard geometry }}`,
+- `{{ verdicts }}` the tables of claims and of the tests and runs that decide them,
+- `{{ verdict id }}` a claim and its verdict,
+- `{{ functions of sslbook.x }}` the documentation of that module, its docstrings read as Markdown,
+- `{{ repository }}` the address of the repository in `_config.yml`.
 """
 
+import functools
+import html
 import importlib
 import inspect
+import itertools
 import json
+import math
 import os
 import pkgutil
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
-TABLE = "{{ executed notebooks }}"
-VERDICTS = "{{ verdicts }}"
-MODULE = re.compile(r"^\{\{ functions of (sslbook[\w.]*) \}\}$", re.MULTILINE)
+MARKS = {
+    "reproduced": ("✔", "success"),
+    "partly": ("◐", "info"),
+    "not reproduced": ("✘", "danger"),
+    "false as stated": ("≠", "warning"),
+    "not decided": ("?", "muted"),
+    "not testable here": ("–", "muted"),
+}
+"""Of each verdict: a mark, which needs no colour, and the colour of its frame."""
 
 
 def set_folder(app, config):
@@ -46,12 +62,7 @@ def read_page(app, docname, source):
             notebook["cells"].append({"cell_type": "markdown", "id": "cost", "metadata": {}, "source": cost(notebook)})
             source[0] = json.dumps(notebook)
         return
-    text = source[0].replace("{{ repository }}", app.config.html_theme_options.get("repository_url", ""))
-    if TABLE in text:
-        text = text.replace(TABLE, table(app))
-    if VERDICTS in text:
-        text = text.replace(VERDICTS, verdicts())
-    source[0] = MODULE.sub(lambda found: document(app, found[1]), text)
+    source[0] = HOOK.sub(lambda found: HOOKS[found[1]](app, *found.groups()[1:]), source[0])
 
 
 def executed(app, docname):
@@ -81,7 +92,7 @@ def minutes(facts):
     return f"{60 * facts['minutes']:.0f} s" if facts["minutes"] < 2 else f"{facts['minutes']:.0f} min"
 
 
-def table(app):
+def table(app, _):
     """The executed copies, one row per notebook."""
     rows = ["| Notebook | Profile | Data | Seeds | Time | Commit | Result |", "|---|---|---|---|---|---|---|"]
     machines = {}
@@ -101,24 +112,125 @@ def table(app):
     return "\n".join(rows) + "\n\nHardware and day:\n\n" + "\n".join(lines)
 
 
-def verdicts():
-    """Two tables: each claim with its verdict, and the tests behind the verdicts."""
-    claims = importlib.import_module("sslbook.claims")
-    judged = claims.verdicts(profile().split("-")[0])
-    rows = ["| Claim | Where | Verdict |", "|---|---|---|"]
-    rows += [f"| {plain(v.claim.says)} | {v.claim.where} | **{v.status}** |" for v in judged]
-    tests = ["| Where | Test | Mean | 95 % interval | Must exceed | Seeds |", "|---|---|---|---|---|---|"]
-    for verdict in judged:
-        for o in verdict.outcomes:
-            interval = f"{o.low:.3g} to {o.high:.3g}"
-            tests.append(
-                f"| {verdict.claim.where} | {plain(o.test.says)} | {o.mean:.3g} | {interval} | {o.test.threshold:g} "
-                f"| {o.seeds} |"
-            )
-        if verdict.violation is not None:
-            size = f"{verdict.violation:.3g}"
-            tests.append(f"| {verdict.claim.where} | violation by a counter-example | {size} | | | |")
-    return "\n".join(rows) + "\n\n## The tests behind the verdicts\n\n" + "\n".join(tests)
+def figure(app, address):
+    """A named figure of an executed copy, with a link to its page below."""
+    docname, name = address.split("#")
+    notebook = executed(app, docname) or {"cells": []}
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    pages = ["".join(output.get("data", {}).get("text/html", "")) for output in outputs]
+    found = next((page for page in pages if page.startswith(f'<figure class="sslbook" id="{name}">')), None)
+    if found is None:
+        LOGGER.warning("%s shows no figure named %s", docname, name, location=app.env.docname)
+        return ""
+    heading = html.escape(re.search(r"^# (.+)", "".join(notebook["cells"][0]["source"]))[1])
+    target = "../" * app.env.docname.count("/") + f"{docname}.html#{name}"
+    link = f'<div class="made-by">Computed in <a href="{target}">{heading}</a></div>'
+    return found.replace("</figcaption>", f"{link}</figcaption>")
+
+
+@functools.cache
+def judged():
+    """The verdicts by paper."""
+    found = importlib.import_module("sslbook.claims").verdicts(profile().split("-")[0])
+    return {paper: list(of_paper) for paper, of_paper in itertools.groupby(found, lambda v: v.claim.paper)}
+
+
+def badge(status, text):
+    mark, colour = MARKS[status]
+    mark = f'<span aria-hidden="true">{mark}</span>'
+    return f'<span class="sd-badge sd-outline-{colour}">{mark} {text}</span>'
+
+
+def verdict(app, id):
+    """A claim in our words, and its verdict."""
+    v = next(v for found in judged().values() for v in found if v.claim.id == id)
+    return f"{plain(v.claim.says)} {badge(v.status, v.status)}"
+
+
+def scoreboard(app, only):
+    """The number of claims by verdict, an item for each paper, or for one."""
+    items = []
+    for paper, found in judged().items():
+        counts = Counter(v.status for v in found)
+        badges = " ".join(badge(status, f"{counts[status]} {status}") for status in MARKS if counts[status])
+        if only in (None, paper):
+            items.append(f"- {link(app, f'book/{folder(paper)}', title(paper))}, {len(found)} claims: {badges}")
+    return "\n".join(items)
+
+
+def folder(paper):
+    return paper.replace("_", "-")
+
+
+def title(paper):
+    """The title of a paper, with which the docstring of its module begins."""
+    return importlib.import_module(f"sslbook.papers.{paper}").__doc__.split(" (")[0]
+
+
+def link(app, docname, text):
+    """`text`, as a link where the page is part of the book."""
+    return f"[{text}](/{docname})" if docname in app.project.docnames else text
+
+
+def verdicts(app, _):
+    """For each paper the claims with their verdicts, the tests behind them, and the runs behind these."""
+    return "\n\n".join(
+        f"## {title(paper)}\n\n{claim_table(app, found)}\n\n### The tests behind the verdicts\n\n{test_table(found)}"
+        f"\n\n{run_list(paper, found)}"
+        for paper, found in judged().items()
+    )
+
+
+def claim_table(app, found):
+    rows = ["| Claim | Verdict | Value | Runs |", "|---|---|---|---|"]
+    for v in found:
+        where = link(app, f"notebooks/{folder(v.claim.paper)}/{v.claim.page}", v.claim.where)
+        value = measured(v.outcomes[0]) if v.outcomes else number(v.violation)
+        limit = v.outcomes[0].test.threshold if v.outcomes else v.claim.threshold
+        rows.append(
+            f"| {plain(v.claim.says)} ({where}) `{v.claim.id}` | {badge(v.status, f'<strong>{v.status}</strong>')} "
+            f"| {f'{value}; must exceed {number(limit)}' if value else ''} | {len(v.runs) or ''} |"
+        )
+    return "\n".join(rows)
+
+
+def test_table(found):
+    rows = ["| Claim | Test | Mean (95 % interval) | Must exceed | Seeds | It |", "|---|---|---|---|---|---|"]
+    for v in found:
+        for o in v.outcomes:
+            limit = number(o.test.threshold)
+            rows.append(f"| `{v.claim.id}` | {plain(o.test.says)} | {measured(o)} | {limit} | {o.seeds} | {o.state} |")
+        if v.violation is not None:
+            size, limit = number(v.violation), number(v.claim.threshold)
+            rows.append(f"| `{v.claim.id}` | violation by a counter-example | {size} | {limit} | | |")
+        if v.claim.reason:
+            rows.append(f"| `{v.claim.id}` | none: {plain(v.claim.reason)} | | | | |")
+    return "\n".join(rows)
+
+
+def run_list(paper, found):
+    """The runs behind the verdicts on a paper: what made them, and their identities."""
+    papers, scale = importlib.import_module("sslbook.papers"), profile().split("-")[0]
+    ids = {id for v in found for id in v.runs}
+    configs = [config for config in papers.module(paper).configs("main", scale) if config.id in ids]
+    if not configs:
+        return "No runs at this scale decide a claim."
+    runs = [importlib.import_module("sslbook.runs").find(config) for config in configs]
+    lines = [f"- `{config.id}` {plain(papers.describe(config))}" for config in configs]
+    return (
+        f":::{{dropdown}} The {len(runs)} runs behind these verdicts\n{papers.facts(runs, scale).line}\n\n"
+        + "\n".join(lines)
+        + "\n:::"
+    )
+
+
+def measured(outcome):
+    interval = f" ({number(outcome.low)} to {number(outcome.high)})" if math.isfinite(outcome.low) else ""
+    return number(outcome.mean) + interval
+
+
+def number(value):
+    return "" if value is None else f"{value:.3g}".replace("-", "−")
 
 
 def plain(text):
@@ -172,9 +284,29 @@ def directive(kind, signature, text, fence=":::::"):
     return f"{fence}{{py:{kind}}} {signature}\n{text}\n{fence}"
 
 
+HOOKS = {
+    "executed notebooks": table,
+    "figure": figure,
+    "scoreboard": scoreboard,
+    "verdicts": verdicts,
+    "verdict": verdict,
+    "functions of": document,
+    "repository": lambda app, _: app.config.html_theme_options.get("repository_url", ""),
+}
+HOOK = re.compile(rf"\{{\{{ ({'|'.join(HOOKS)})(?: (\S+))? \}}\}}")
+
+
+def shows_verdicts(app, env, added, changed, removed):
+    """The pages that are read anew at each build, because runs may have been finished since."""
+    pages = [name for name in env.found_docs if name.startswith("book/")]
+    return [
+        name for name in pages if re.search(r"\{\{ (verdict|scoreboard)", Path(env.doc2path(name)).read_text("utf-8"))
+    ]
+
+
 def setup(app):
     app.add_config_value("executed", "", "env")
     app.connect("config-inited", set_folder)
     app.connect("source-read", read_page)
-    app.connect("env-get-outdated", lambda app, env, added, changed, removed: ["book/verdicts"])
+    app.connect("env-get-outdated", shows_verdicts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
 """Contrastive losses on two views of the same N images.
 
 Notation: f_i^(k) = z_i^(k) / ‖z_i^(k)‖ is the normalised output for view k of image i, and B₋ᵢ the 2(N − 1) views of
-the other images. Every loss here is a function of one term for each anchor,
+the other images. Every loss here but `cross_view_info_nce` is a function of one term for each anchor,
 
     l_i = −β ⟨f_i^(1), f_i^(2)⟩ + log Σ_{l ∈ B₋ᵢ} exp(β ⟨f_i^(1), f_l⟩).
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslbook.config import require
+from sslbook.losses.pairs import paired, unit
 
 
 class UpperBound(NamedTuple):
@@ -53,6 +54,23 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float) -> Tensor:
     return F.softplus(_terms(z1, z2, 1 / temperature, symmetric=True), threshold=40).mean()
 
 
+def cross_view_info_nce(x: Tensor, y: Tensor, *, temperature: float) -> Tensor:
+    """Cross-entropy of finding y_i among all y_j, and x_i among all x_j: the mean over both directions.
+
+    With s_ij the cosine of x_i and y_j and τ the temperature it is the mean of the two scalars
+
+        row = (1/N) Σ_i [log Σ_j exp(s_ij/τ) − s_ii/τ],   column = (1/N) Σ_j [log Σ_i exp(s_ij/τ) − s_jj/τ].
+
+    The positive stands in the denominator, and negatives come from the other view only. It is at least 0, and log N
+    if all outputs are equal. ε times each of the two at τ = ε bounds `matching_gap` from above.
+
+    Source: Radford et al. 2021, Fig. 3. Raises `ValueError` if the temperature is not positive, the shapes differ or
+    N < 2.
+    """
+    row, column = _cross_view(x, y, temperature)
+    return (row + column) / 2
+
+
 def info_nce_upper_bound(z1: Tensor, z2: Tensor, *, beta: float = 2.0) -> UpperBound:
     """Upper bound of one-sided `info_nce`, in which the nearest negative stands for all of them.
 
@@ -74,6 +92,16 @@ def info_nce_upper_bound(z1: Tensor, z2: Tensor, *, beta: float = 2.0) -> UpperB
     invariance, repulsion = -(f1 * f2).sum(1).mean(), largest.mean()
     total = beta * invariance + beta * repulsion + math.log(2 * (len(z1) - 1))
     return UpperBound(total, invariance, repulsion, nearest)
+
+
+def _cross_view(x: Tensor, y: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """`row` and `column` of `cross_view_info_nce`."""
+    require(temperature > 0, f"The temperature is {temperature}; it must be positive.")
+    x, y = _normalised(x, y)
+    with torch.autocast(x.device.type, enabled=False):
+        logits = (x / temperature) @ y.T
+    positive = logits.diagonal().mean()
+    return logits.logsumexp(1).mean() - positive, logits.logsumexp(0).mean() - positive
 
 
 def _terms(z1: Tensor, z2: Tensor, beta: float, symmetric: bool) -> Tensor:
@@ -100,15 +128,5 @@ def _without_diagonal(square: Tensor) -> Tensor:
 
 def _normalised(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
     """The rows divided by their norms, in float32 or float64."""
-    require(
-        z1.ndim == 2 and z1.shape == z2.shape,
-        f"z1 and z2 have the shapes {tuple(z1.shape)} and {tuple(z2.shape)}; both must have the same shape (N, D).",
-    )
-    require(len(z1) >= 2, f"The batch holds {len(z1)} image; a contrast needs at least 2.")
-    dtype = torch.promote_types(torch.promote_types(z1.dtype, z2.dtype), torch.float32)
-    return _unit(z1.to(dtype)), _unit(z2.to(dtype))
-
-
-def _unit(z: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-    return z / norm.masked_fill(norm == 0, 1)
+    z1, z2 = paired(z1, z2)
+    return unit(z1), unit(z2)

@@ -5,6 +5,7 @@ A method is an `nn.Module` with `views: int`, `loss(views) -> (scalar, logs)` fo
 is in `state_dict`, so that a run resumes exactly.
 """
 
-from sslbook.methods.joint_embedding import JointEmbedding, Method, SimCLR
+from sslbook.methods.joint_embedding import JointEmbedding, Method
+from sslbook.methods.pairwise import MatchingGap, SimCLR, VICReg
 
-__all__ = ["JointEmbedding", "Method", "SimCLR"]
+__all__ = ["JointEmbedding", "MatchingGap", "Method", "SimCLR", "VICReg"]

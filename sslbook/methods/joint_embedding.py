@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
-from sslbook import losses
 from sslbook.config import Part, require
 from sslbook.models import Encoder, projector
 
 
 class Method(nn.Module):
-    """What the training loop knows. `after_step` is called with the share of training done, in (0, 1]."""
+    """What the training loop knows. `after_step` is called with the share of training done, in (0, 1].
+
+    Where several processes share a batch, `loss` gets the views of one of them; what it compares or averages over the
+    batch must have passed through `gather`, and is then the same in all.
+    """
 
     views = 2
 
@@ -23,6 +25,10 @@ class Method(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Features `h (N, D)` of `images (N, C, H, W)` in [0, 1]."""
         raise TypeError(f"{type(self).__name__} defines no features.")
+
+    def gather(self, z: Tensor) -> Tensor:
+        """The rows of the whole batch, of which `z` are those of this process; alone, they are `z`."""
+        return z
 
     def after_step(self, progress: float) -> None:
         """Update what is not learnt by gradient."""
@@ -37,37 +43,33 @@ class JointEmbedding(Method):
 
     def loss(self, views):
         z1, z2 = self.projector(self.encoder(views.flatten(0, 1))).chunk(2)
-        return self.pair_loss(z1, z2), {}
+        return self.pair_loss(self.gather(z1), self.gather(z2)), {}
 
     def encode(self, images):
         return self.encoder(images)
 
 
 @dataclass(frozen=True)
-class SimCLR(Part, slot="method"):
-    """SimCLR (Chen et al. 2020) with a projector of `widths` and either of two losses.
+class Pairwise(Part):
+    """Base of the parts whose method is a `JointEmbedding`: a projector of `widths` and a `pair_loss`."""
 
-    `loss="info_nce"` is Eq. 1 of Cosentino et al. (2022), one-sided or `symmetric`; `"nt_xent"` SimCLR's own,
-    with temperature 1/β.
-    """
-
-    loss: Literal["info_nce", "nt_xent"] = "info_nce"
     widths: tuple[int, ...] = (128,)
-    beta: float = 2.0
-    symmetric: bool = True
 
     def validate(self):
         require(
             len(self.widths) > 0 and min(self.widths) >= 1,
-            f"SimCLR.widths is {self.widths}; it must list the width of at least one layer.",
+            f"{type(self).__name__}.widths is {self.widths}; it must list the width of at least one layer.",
         )
-        require(self.beta > 0, f"SimCLR.beta is {self.beta}; it must be positive.")
+
+    @property
+    def name(self) -> str:
+        """What pages call the loss."""
+        return type(self).__name__
 
     def build(self, encoder: Encoder) -> JointEmbedding:
         """The method around `encoder`, with PyTorch's default initialisation."""
-        return JointEmbedding(encoder, self.widths, self._pair_loss)
+        return JointEmbedding(encoder, self.widths, self.pair_loss)
 
-    def _pair_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
-        if self.loss == "info_nce":
-            return losses.info_nce(z1, z2, beta=self.beta, symmetric=self.symmetric)
-        return losses.nt_xent(z1, z2, temperature=1 / self.beta)
+    def pair_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """The loss between projections (N, D) of two views of the same N images."""
+        raise TypeError(f"{type(self).__name__} defines no loss.")

@@ -5,25 +5,21 @@ augmentation. What the paper states: CIFAR-100, ResNet-18, a linear projector 51
 weight decay 1e-6 and momentum 0.9, β = 2, Table 2. Where it is silent the choice is ours, and said so below.
 """
 
-from collections import Counter
-from typing import NamedTuple
-
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslbook import data, metrics, training
+from sslbook import data, metrics
 from sslbook.config import Config, require
 from sslbook.data import Data
 from sslbook.losses import info_nce, info_nce_upper_bound
 from sslbook.methods import JointEmbedding, SimCLR
 from sslbook.models import ResNet
 from sslbook.optim import Optim
-from sslbook.papers import check
+from sslbook.papers import BATCH, check, observe, on
 from sslbook.papers import geometry_theory as theory
-from sslbook.runs import Run, claim_device
+from sslbook.runs import Run
 from sslbook.views import policy
 
 STRENGTHS = ("small", "moderate", "large")
@@ -32,7 +28,7 @@ _PROFILES = {
     "smoke": dict(
         data=Data("shapes", 512), encoder=ResNet(8, (1, 1)), widths=(8,), epochs=2, batch_size=64, snapshots=2
     ),
-    # Ours: a tenth of the width and a fifth of the images, so that all runs together take an hour on two cores; the
+    # Ours: a quarter of the width and a fifth of the images, so that all runs together take an hour on two cores; the
     # batch of Fig. 3; the ratio 4 : 1 of encoder to projector dimensions is the paper's.
     "laptop": dict(
         data=Data("cifar100", 10_000),
@@ -67,18 +63,20 @@ _KNOBS = {
 }
 
 
+SWEEP = ("fig8", "knobs", "losses")
+SHOWN = ("main", *SWEEP)
+
+
 def configs(figure: str, profile: str, dataset: str | None = None, seeds=None) -> list[Config]:
     """The runs behind a figure ("main" for all), the most valuable first: one seed of each strength, then more."""
     require(figure in FIGURES, f"figure is {figure!r}; allowed are {', '.join(map(repr, FIGURES))}.")
     check(profile, dataset, seeds)
-    settings = dict(_PROFILES[profile])
-    if dataset is not None and dataset != settings["data"].name:
-        settings["data"] = Data(dataset, settings["data"].images if dataset != "shapes" else None)
+    settings = on(dataset, _PROFILES[profile])
     (last,) = settings.pop("widths")
     varied = {
         "fig8": [(policy("large"), SimCLR(widths=(*(last * h for h in hidden), last))) for hidden in _HIDDEN],
         "knobs": [(policy("small").replace(**knob), SimCLR(widths=(last,))) for knob in _KNOBS.values()],
-        "losses": [(policy(s), SimCLR("nt_xent", widths=(last,))) for s in STRENGTHS],
+        "losses": [(policy(s), SimCLR(loss="nt_xent", widths=(last,))) for s in STRENGTHS],
     }
     if figure in varied:
         return [
@@ -100,10 +98,6 @@ def configs(figure: str, profile: str, dataset: str | None = None, seeds=None) -
 VERSION = 2
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
 
-BATCH = 128
-"""Images in a measured sub-batch: the batch of Fig. 3."""
-
-_IMAGES = 2048
 _LOCAL = 512
 _DISTANCES = torch.linspace(0, 2, 51)
 
@@ -139,34 +133,15 @@ def measure(run: Run, device: str | None = None) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _measure(run: Run, device: str | None) -> dict[str, Tensor]:
-    training.keep_memory()
-    train, test = data.load_train(run.config.data), data.load(run.config.data.name, "test")
-    if run.config.data.images is not None:
-        test = test.subset(data.balanced_order(test.fine, seed=3)[: len(train) // 5])
-    order = data.balanced_order(train.fine, seed=2)[: min(_IMAGES, len(train) // BATCH * BATCH)]
-    # Balanced as a whole, in random order: a balanced order would keep images of a class apart in every sub-batch.
-    pairs = train.subset(order[np.random.RandomState(3).permutation(len(order))])
-    generator = torch.Generator().manual_seed(0)
-    views = [run.config.views(pairs.images, generator) for _ in range(2)]
+    train, test, pairs, observations = observe(run, device)
     rows = []
-    for epoch in run.snapshots:
-        method = run.method(epoch)
-        with claim_device(device) as chosen:
-            method.to(chosen, memory_format=torch.channels_last)
-            bank, queries = (_encode(method, images.images.float() / 255, chosen) for images in (train, test))
-            h1, h2 = (_encode(method, view, chosen) for view in views)
-        method.cpu()
+    for method, bank, queries, h1, h2 in observations:
         row = _spectra(method, bank, h1, h2) | _neighbourhood(method.projector, h1, h2, pairs, run.config)
         row["knn"] = metrics.knn_accuracy(bank, train.fine, queries, test.fine)
         row["linear"] = metrics.linear_probe(bank, train.fine, queries, test.fine)
         rows.append(row)
     stacked = {name: torch.stack([torch.as_tensor(row[name]).float() for row in rows]) for name in rows[0]}
     return {"epoch": torch.tensor(list(run.snapshots)), "distance_edges": _DISTANCES} | stacked
-
-
-def _encode(method: JointEmbedding, images: Tensor, device: str) -> Tensor:
-    with training.autocast(device):
-        return torch.cat([method.encode(batch.to(device)).float().cpu() for batch in images.split(BATCH)])
 
 
 def _spectra(method: JointEmbedding, bank: Tensor, h1: Tensor, h2: Tensor) -> dict[str, Tensor]:
@@ -314,29 +289,3 @@ def spectra(runs: list[Run], name: str) -> pd.DataFrame:
             frame = pd.DataFrame({"index": range(1, len(sigma) + 1), "sigma": sigma.numpy()})
             frames.append(frame.assign(strength=run.config.views.name, seed=run.config.seed, epoch=epoch))
     return pd.concat(frames, ignore_index=True)
-
-
-class Facts(NamedTuple):
-    """What a page says of its runs: the line under a figure, data set, seeds, dimensions, scale in words, seconds."""
-
-    line: str
-    data: str
-    seeds: list[int]
-    encoder: int
-    projector: int
-    scale: str
-    seconds: float
-
-
-def facts(runs: list[Run], profile: str) -> Facts:
-    """The provenance of figures drawn from `runs`, which share data set and epochs."""
-    config, seeds = runs[0].config, sorted({run.config.seed for run in runs})
-    hardware, commits = ({run.provenance[name] for run in runs} for name in ("hardware", "commit"))
-    seconds = sum(run.provenance["seconds"] for run in runs)
-    images = config.data.images or data.train_size(config.data.name)
-    scale = f"profile {profile}: {config.data.name}, {images} images, {config.epochs} epochs"
-    counts = Counter(run.config.views.name for run in runs)
-    made = f"runs: {', '.join(f'{n} {name}' for name, n in counts.items())} · {', '.join(sorted(hardware))}"
-    line = f"{scale} · {made} · commit {', '.join(sorted(commits))} · {seconds / 60:.1f} min of training"
-    dimension = config.encoder.width * 2 ** (len(config.encoder.blocks) - 1)
-    return Facts(line, config.data.name, seeds, dimension, config.method.widths[-1], scale, seconds)

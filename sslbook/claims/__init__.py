@@ -1,0 +1,61 @@
+"""The ledger of claims: the rules in `ledger`, and a module of claims for each paper."""
+
+from sslbook import papers, runs
+from sslbook.claims import geometry, matching_gap
+from sslbook.claims.ledger import (
+    FALSE,
+    NOT_REPRODUCED,
+    PARTLY,
+    REPRODUCED,
+    UNDECIDED,
+    UNTESTABLE,
+    Claim,
+    Outcome,
+    Test,
+    Verdict,
+    interval,
+    judge,
+    table,
+    with_thresholds,
+)
+from sslbook.config import require
+
+__all__ = [
+    "FALSE",
+    "NOT_REPRODUCED",
+    "PARTLY",
+    "REPRODUCED",
+    "UNDECIDED",
+    "UNTESTABLE",
+    "Claim",
+    "Outcome",
+    "Test",
+    "Verdict",
+    "claim",
+    "interval",
+    "judge",
+    "table",
+    "verdicts",
+    "with_thresholds",
+]
+
+CLAIMS = (*geometry.CLAIMS, *matching_gap.CLAIMS)
+"""Every claim of every paper."""
+
+
+def claim(id: str) -> Claim:
+    """The claim of this id."""
+    known = {claim.id: claim for claim in CLAIMS}
+    require(id in known, f"The claim {id!r} is unknown; known are {', '.join(known)}.")
+    return known[id]
+
+
+def verdicts(profile: str = "laptop", *ids: str) -> list[Verdict]:
+    """The verdicts on the claims `ids` (all by default) from the finished runs of `profile`; nothing is trained."""
+    chosen = [claim(id) for id in ids] or list(CLAIMS)
+    found, frames = {}, {}
+    for name in {c.paper for c in chosen if c.tests and c.dataset}:
+        paper = papers.module(name)
+        found[name] = [run for config in paper.configs("main", profile) if (run := runs.find(config)) is not None]
+        frames[name] = paper.scalars(found[name]) if found[name] else None
+    return [judge(c, found.get(c.paper, []), profile, frame=frames.get(c.paper)) for c in chosen]

@@ -1,0 +1,188 @@
+"""The matching gap: how far the pairing of the views is from their optimal matching.
+
+C (N, N) holds the cost of matching image i of view 1 with image j of view 2, J = I/N is the true pairing, and P_ε
+minimises ⟨P, C⟩ + ε Σ P log P among the P ≥ 0 whose rows and columns sum to 1/N. The gap
+
+    MG_ε = ⟨J, C⟩ − ε log N − min_P [⟨P, C⟩ + ε Σ P log P] = ε KL(J ‖ P_ε) ≥ 0,   ∂MG_ε/∂C = J − P_ε,
+
+is the same for C_ij + a_i + b_j. So −⟨x, y⟩ serves for 1 − cos, −2⟨x, y⟩ for ‖x − y‖², and the views are centred,
+which keeps float32 accurate near collapse. Half precision is computed in float32 whatever autocast says, float64 stays.
+"""
+
+import itertools
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from sslbook.config import require
+from sslbook.losses.pairs import paired, promoted, unit
+
+_WEIGHT = {"cosine": 1.0, "sqeuclidean": 2.0, "circular_variance": 0.5}  # of −⟨x, y⟩ in the cost
+
+
+class Plan(NamedTuple):
+    """What `sinkhorn` found: `plan` (..., N, N), `f` and `g` (..., N), `error` (...), `iterations` a scalar."""
+
+    plan: Tensor
+    f: Tensor
+    g: Tensor
+    error: Tensor
+    iterations: Tensor
+
+
+def sinkhorn(cost: Tensor, epsilon: float, *, tol: float = 1e-3, max_iter: int = 1000) -> Plan:
+    """The plan P_ε = exp((f ⊕ g − C)/ε) of each `cost` (..., N, N), without gradient.
+
+    `error` is the L1 distance of its marginals from 1/N. Every ten iterations it is looked at, and all stop when none
+    of the batch is above `tol`, or at `max_iter`, with a warning. Columns are then exact up to rounding, so that
+    mean f + mean g is a lower bound of min_P [⟨P, C⟩ + ε Σ P log P], off by second order. NaN gives NaN.
+
+    Source: Cuturi 2013; stabilised as in Schmitzer 2019. Raises `ValueError` unless epsilon > 0 and C is square.
+    """
+    require(epsilon > 0, f"epsilon is {epsilon}; Sinkhorn's iterations need it to be positive.")
+    require(
+        cost.ndim >= 2 and cost.shape[-1] == cost.shape[-2] > 0,
+        f"The cost has the shape {tuple(cost.shape)}; it must be (..., N, N) with N of at least 1.",
+    )
+    cost = promoted(cost.detach())
+    plan, potentials, error, iterations = _solve(cost.reshape(-1, *cost.shape[-2:]), epsilon, tol, max_iter)
+    f, g = potentials.view(2, *cost.shape[:-1])
+    return Plan(plan.view_as(cost), f, g, error.view(cost.shape[:-2]), iterations)
+
+
+def matching_gap(
+    x: Tensor, y: Tensor, *, epsilon: float, cost: str = "cosine", tol: float = 1e-3, max_iter: int = 1000
+) -> Tensor:
+    """MG_ε of the views `x` and `y` (N, D), N ≥ 1, for one of three costs, of which the last does not normalise:
+
+        "cosine"  1 − cos,   "circular_variance"  (1 − cos)/2,   "sqeuclidean"  ‖x − y‖².
+
+    For "cosine" it is at most ε times either direction of `cross_view_info_nce` at temperature ε. It does not decrease
+    in ε, and is ε log N if all outputs are equal. ε = 0 compares with the best assignment, found on the CPU: then
+    collapse costs 0. The value comes from the dual, the gradient from Danskin's theorem, of first order and right to
+    `tol`, which `sinkhorn` explains. NaN gives NaN.
+
+    Source: "Self-Supervised Learning with the Matching Gap" (2023), reconstructed from its abstract and reviews.
+    Raises `ValueError` if ε < 0, the cost is unknown or the shapes differ.
+    """
+    require(cost in _WEIGHT, f"The cost is {cost!r}; allowed are {', '.join(_WEIGHT)}.")
+    require(epsilon >= 0, f"epsilon is {epsilon}; it must be at least 0.")
+    views = torch.stack(paired(x, y, least=1))
+    return _gap(_cost(views if cost == "sqeuclidean" else unit(views), _WEIGHT[cost]), epsilon, tol, max_iter)
+
+
+def multi_matching_gap(views: Tensor, *, epsilon: float, tol: float = 1e-3, max_iter: int = 1000) -> Tensor:
+    """MG_ε of k ≥ 2 `views` (k, N, D): J, C and P have k axes, and C is the circular variance 1 − ‖Σ_a z_a/k‖².
+
+    Two views give `matching_gap(cost="circular_variance")`; collapse costs (k − 1) ε log N. Time and memory are N^k.
+
+    Source: Piran et al. 2024, with the constant that makes the minimum 0. Raises `ValueError` if ε is not positive,
+    the shape is another one or N^k exceeds 2²⁸.
+    """
+    require(epsilon > 0, f"epsilon is {epsilon}; for several views it must be positive.")
+    require(
+        views.ndim == 3 and len(views) >= 2 and views.shape[1] > 0,
+        f"The views have the shape {tuple(views.shape)}; it must be (k, N, D) with k at least 2 and N at least 1.",
+    )
+    k, n = views.shape[:2]
+    require(
+        n**k <= 2**28,
+        f"{k} views of {n} images need a cost tensor of {n**k:,} entries; at most {2**28:,} are allowed, so take a "
+        f"smaller batch or fewer views.",
+    )
+    return _gap(_cost(unit(promoted(views)), 2 / k**2), epsilon, tol, max_iter)
+
+
+def _cost(views: Tensor, weight: float) -> Tensor:
+    """−weight Σ_{a < b} ⟨z_a, z_b⟩ of the centred `views` (k, N, D), on k axes of length N."""
+    k, n = views.shape[:2]
+    views = views - views.mean(1, keepdim=True)
+    with torch.autocast(views.device.type, enabled=False):
+        terms = [
+            (-weight * views[a] @ views[b].T).view([n if axis in (a, b) else 1 for axis in range(k)])
+            for a, b in itertools.combinations(range(k), 2)
+        ]
+    return sum(terms[1:], terms[0])
+
+
+def _gap(cost: Tensor, epsilon: float, tol: float, max_iter: int) -> Tensor:
+    """MG_ε of a cost on k axes of length N: value of the dual, gradient J − P_ε."""
+    n, k = len(cost), cost.ndim
+    fixed, diagonal = cost.detach(), slice(None, None, sum(n**axis for axis in range(k)))
+    plan, potentials, *_ = _solve(fixed[None], epsilon, tol, max_iter) if epsilon else (_assignment(fixed), None)
+    direction = -plan.flatten()
+    direction[diagonal] += 1 / n
+    linear = torch.dot(direction, cost.flatten())
+    if potentials is None:
+        return linear
+    value = fixed.flatten()[diagonal].mean() - epsilon * math.log(n) - potentials.mean(-1).sum()
+    return value + (linear - linear.detach())
+
+
+@torch.compiler.disable
+def _assignment(cost: Tensor) -> Tensor:
+    """1/N at the entries of the cheapest assignment, (N, N); NaN if a cost is not finite."""
+    if not cost.isfinite().all():
+        return torch.full_like(cost, math.nan)
+    plan = torch.zeros_like(cost)
+    plan[linear_sum_assignment(cost.cpu().numpy())] = 1 / len(cost)
+    return plan
+
+
+# An operator of its own, so that a compiled step keeps in one graph a loop whose length the data decide.
+@torch.library.custom_op("sslbook::sinkhorn", mutates_args=())
+def _solve(cost: Tensor, epsilon: float, tol: float, max_iter: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Plans, potentials (k, B, N), errors (B,) and iterations for `cost` (B, N, …, N) with k axes of length N.
+
+    Between two checks exp((⊕ potentials − C)/ε) is scaled by one vector for each axis, with products of matrix and
+    vector where a log-sum-exp would take all entries. Every row and column starts with 1 as maximum, as for ε → 0, and
+    later sums to at least 1/N², so that none underflows.
+    """
+    (batch, n), k = cost.shape[:2], cost.ndim - 1
+    others = [[a + 1 for a in range(k) if a != axis] for axis in range(k)]
+    logits, potentials = cost / -epsilon, []
+    for axes in others:
+        potentials.append(-logits.amax(axes, keepdim=True))
+        logits += potentials[-1]
+    for iterations in itertools.count(0, 10):  # a check costs as much as several iterations, and a GPU waits for it
+        plan = logits.clamp(min=-80).exp_()  # below, float32 sums feel nothing and exp is ten times slower
+        error = sum((plan.sum(axes) - 1 / n).abs().sum(1) for axes in others)
+        late = bool((error > tol).any())
+        if not late or iterations >= max_iter:
+            break
+        scalings = [cost.new_ones(batch, n)] * k
+        for _, axis in itertools.product(range(10), range(k)):
+            scalings[axis] = 1 / n / _marginal(plan, scalings, axis)
+        for potential, scaling in zip(potentials, scalings):
+            change = scaling.log().view_as(potential)
+            potential += change
+            logits += change
+    if late:
+        warnings.warn(
+            f"Sinkhorn stopped after {iterations} iterations with a marginal error of {error.max().item():.1e}, above "
+            f"the tolerance of {tol:g}; a larger epsilon than {epsilon:g} or a larger max_iter helps.",
+            stacklevel=2,
+        )
+    potentials = epsilon * torch.stack([potential.view(batch, n) for potential in potentials])
+    return plan, potentials, error, torch.tensor(iterations)
+
+
+@_solve.register_fake
+def _(cost, epsilon, tol, max_iter):
+    (batch, n), k = cost.shape[:2], cost.ndim - 1
+    return torch.empty_like(cost), cost.new_empty(k, batch, n), cost.new_empty(batch), torch.empty((), dtype=torch.long)
+
+
+def _marginal(plan: Tensor, scalings: list[Tensor], axis: int) -> Tensor:
+    """The plan (B, N, …, N) times the `scalings` (B, N) of all axes but one, summed over these: (B, N)."""
+    batch, n = scalings[axis].shape
+    with torch.autocast(plan.device.type, enabled=False):
+        for scaling in reversed(scalings[axis + 1 :]):  # the vector on the left: batched, the other way is slow
+            plan = scaling[:, None] @ plan.reshape(batch, -1, n).mT
+        for scaling in scalings[:axis]:
+            plan = scaling[:, None] @ plan.reshape(batch, n, -1)
+    return plan.reshape(batch, n)

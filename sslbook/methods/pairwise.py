@@ -1,0 +1,60 @@
+"""Methods that differ in the loss between the projections of two views, and in nothing else."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sslbook import losses
+from sslbook.config import require
+from sslbook.methods.joint_embedding import Pairwise
+
+
+@dataclass(frozen=True)
+class SimCLR(Pairwise, slot="method"):
+    """SimCLR (Chen et al. 2020) with one of three contrastive losses at inverse temperature `beta`.
+
+    `loss="info_nce"` is Eq. 1 of Cosentino et al. (2022), symmetrised; `"nt_xent"` SimCLR's own; `"cross_view"` the
+    one whose negatives come from the other view alone.
+    """
+
+    loss: Literal["info_nce", "nt_xent", "cross_view"] = "info_nce"
+    beta: float = 2.0
+
+    def validate(self):
+        super().validate()
+        require(self.beta > 0, f"SimCLR.beta is {self.beta}; it must be positive.")
+
+    @property
+    def name(self):
+        return {"info_nce": "InfoNCE", "nt_xent": "NT-Xent", "cross_view": "cross-view InfoNCE"}[self.loss]
+
+    def pair_loss(self, z1, z2):
+        if self.loss == "info_nce":
+            return losses.info_nce(z1, z2, beta=self.beta, symmetric=True)
+        loss = losses.nt_xent if self.loss == "nt_xent" else losses.cross_view_info_nce
+        return loss(z1, z2, temperature=1 / self.beta)
+
+
+@dataclass(frozen=True)
+class MatchingGap(Pairwise, slot="method"):
+    """The entropic matching gap with cost 1 − cos (submitted to ICLR 2024); `epsilon` is in units of the cost."""
+
+    epsilon: float = 0.2
+
+    def validate(self):
+        super().validate()
+        require(self.epsilon >= 0, f"MatchingGap.epsilon is {self.epsilon}; it must be at least 0.")
+
+    @property
+    def name(self):
+        return "matching gap"
+
+    def pair_loss(self, z1, z2):
+        return losses.matching_gap(z1, z2, epsilon=self.epsilon)
+
+
+@dataclass(frozen=True)
+class VICReg(Pairwise, slot="method"):
+    """VICReg (Bardes et al. 2022) with the weights of its paper."""
+
+    def pair_loss(self, z1, z2):
+        return losses.vicreg(z1, z2)

@@ -1,0 +1,91 @@
+"""What the explorers share: the link of sliders, picture and numbers, with and without Python behind them."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import anywidget
+import traitlets
+
+from sslbook import plotting
+from sslbook.config import require
+
+FOLDER = Path(__file__).parent
+ROOM = 210_000
+"""Bytes of `data` that fit: in base64, with the scripts, a widget then takes at most 300 KB of its page."""
+
+COLOURS = plotting.STRENGTH | {f"c{i}": colour for i, colour in enumerate(plotting.PALETTE)}
+
+
+def slider(default: float, low: float, high: float, step: float, label: str, unit: str = ""):
+    """A parameter from `low` to `high` in `step`s; an int if `default` is one. `unit` follows the value (" °")."""
+    kind = traitlets.Int if isinstance(default, int) else traitlets.Float
+    about = {"label": label, "unit": unit, "min": low, "max": high, "step": step}
+    return kind(default, min=low, max=high).tag(sync=True, control=about)
+
+
+def choice(default: str, options, label: str):
+    """A parameter that takes one of the strings `options`."""
+    return traitlets.Enum(list(options), default).tag(sync=True, control={"label": label, "options": list(options)})
+
+
+class Explorer(anywidget.AnyWidget):
+    """A picture and numbers that follow the parameters of a subclass. See `sslbook.widgets` for how to write one.
+
+    `numbers` labels what is read out. `data` is what the script draws from besides the parameters. `exact` is the
+    latest answer of `compute`, with the parameters that it answers under `at`. A parameter out of its range raises
+    `TraitError`.
+    """
+
+    numbers: ClassVar[dict[str, str]] = {}
+    labels = traitlets.List().tag(sync=True)
+    controls = traitlets.List().tag(sync=True)
+    data = traitlets.Bytes().tag(sync=True)
+    exact = traitlets.Dict().tag(sync=True)
+    alt = traitlets.Unicode().tag(sync=True)
+
+    def __init_subclass__(cls, **kwargs):
+        if "_esm" not in vars(cls):  # anywidget makes a subclass for each instance, with traits of these names
+            # A module that comes from a Blob cannot import a neighbour: the shared script goes in front of each.
+            script = Path(inspect.getfile(cls)).with_suffix(".js")
+            cls._esm = "\n".join(path.read_text("utf-8") for path in (FOLDER / "base.js", script))
+            colours = " ".join(f"--{name}: {colour};" for name, colour in COLOURS.items())
+            cls._css = f".sslbook-explorer {{ {colours} }}\n" + (FOLDER / "base.css").read_text("utf-8")
+        super().__init_subclass__(**kwargs)
+
+    def __init__(self, **values):
+        # Not from `traits()`, which forgets the order of their definition.
+        members = [member for cls in reversed(type(self).__mro__) for member in vars(cls).values()]
+        traits = [member for member in members if isinstance(member, traitlets.TraitType)]
+        abouts = {trait.name: trait.metadata["control"] for trait in traits if "control" in trait.metadata}
+        controls = [{"name": name} | about for name, about in abouts.items()]
+        super().__init__(controls=controls, labels=list(self.numbers.items()), **values)
+        self.observe(self._answer, list(abouts))
+        self._answer()
+
+    def compute(self) -> dict:
+        """The numbers (and what else the script draws) at the present parameters, exactly; no NaN, no infinity."""
+        raise TypeError(f"{type(self).__name__} computes no numbers.")
+
+    def still(self):
+        """The figure that stands in the explorer's place where no script runs."""
+        raise TypeError(f"{type(self).__name__} draws no plain figure.")
+
+    def show(self, *, caption: str, alt: str, **about) -> None:
+        """Display the explorer, and below it the figure `still` with its caption; `about` as in `plotting.show`.
+
+        The picture of that figure, described by `alt`, is seen only where the explorer is not alive, and in print.
+        Raises `ValueError` if the data are too heavy for a page.
+        """
+        from IPython.display import display
+
+        size = len(self.data)
+        require(size <= ROOM, f"The data of {type(self).__name__} are {size} bytes; a page has room for {ROOM}.")
+        self.alt = alt
+        display(self)
+        plotting.show(self.still(), caption=caption, alt=alt, **about)
+
+    def _answer(self, change=None) -> None:
+        at = {control["name"]: getattr(self, control["name"]) for control in self.controls}
+        self.exact = json.loads(json.dumps({"at": at} | self.compute(), allow_nan=False))

@@ -1,0 +1,104 @@
+"""Recorded runs, epoch by epoch, the three strengths side by side (Cosentino et al. 2022, Figs. 1 and 4 to 7)."""
+
+import functools
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sslbook import plotting, runs
+from sslbook.config import require
+from sslbook.papers import geometry
+from sslbook.widgets.base import Explorer, choice, slider
+
+CURVES = {
+    "singular values of W (Fig. 1)": "projector",
+    "singular values of the encoder (Fig. 4)": "encoder_centered",
+    "distances to the nearest negative (Fig. 5)": "distance_relative",
+}
+MEASURES = {
+    "effective rank of W (Fig. 1)": "effective_rank",
+    "20-NN accuracy (Fig. 1)": "knn",
+    "linear-probe accuracy": "linear",
+    "distance to the nearest negative (Fig. 5)": "distance_relative_mean",
+    "label agreement (Fig. 6)": "fine",
+    "unexplained variance (Fig. 7)": "unexplained",
+}
+
+
+@functools.cache
+def _shipped() -> tuple[runs.Run, ...]:
+    found = [runs.find(config) for config in geometry.configs("main", "laptop")]
+    require(None not in found, "Records of the main runs at `laptop` are missing; name the runs to show.")
+    return tuple(found)
+
+
+@functools.lru_cache
+def _gather(found: tuple[runs.Run, ...]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Kept epochs (T,), means of each curve over seeds (T, 3, ·), means and deviations of each measure (T, 3, 2)."""
+    frame = geometry.scalars(list(found))
+    names = set(frame.strength)
+    require(names >= set(geometry.STRENGTHS), f"The runs are of {', '.join(sorted(names))}; all strengths are needed.")
+    curves = {}
+    for curve in CURVES.values():
+        means = []
+        for strength in geometry.STRENGTHS:
+            arrays = [geometry.measure(run)[curve].double() for run in found if run.config.views.name == strength]
+            means.append(torch.stack(arrays).mean(0))
+        curves[curve] = torch.stack(means, 1)
+    curves["distance_relative"] /= curves["distance_relative"].sum(2, keepdim=True)
+    grouped, measures = frame.groupby(["epoch", "strength"]), {}
+    for measure in MEASURES.values():
+        parts = [grouped[measure].mean(), grouped[measure].std(ddof=0)]
+        parts = [torch.tensor(part.unstack()[list(geometry.STRENGTHS)].values.copy()) for part in parts]
+        measures[measure] = torch.stack(parts, 2)
+    return torch.tensor(sorted(set(frame.epoch))), curves, measures
+
+
+class TrainingScrubbed(Explorer):
+    """What `papers.geometry.measure` holds of `found`, runs of all strengths: a curve and a measure by kept epoch.
+
+    The numbers are the mean and the standard deviation (divisor n) of the measure over the seeds of each strength.
+    `found` are by default the shipped main runs of the profile `laptop`.
+    """
+
+    epoch = slider(0, 0, 100_000, 1, "Epoch")
+    curve = choice(next(iter(CURVES)), CURVES, "Curves at this epoch")
+    measure = choice(next(iter(MEASURES)), MEASURES, "Measure through training")
+    numbers: ClassVar = {
+        name: label for s in geometry.STRENGTHS for name, label in ((s, s.capitalize()), (f"{s}_deviation", "±"))
+    }
+
+    def __init__(self, found=None, **values):
+        self._epochs, self._curves, self._measures = _gather(tuple(found or _shipped()))
+        count = len(self._epochs)
+        head = torch.tensor([count, *(curve.shape[2] for curve in self._curves.values())])
+        parts = [head, self._epochs, *self._curves.values(), *self._measures.values()]
+        frames = torch.cat([part.flatten().float() for part in parts]).numpy().tobytes()
+        super().__init__(data=frames, **{"epoch": int(self._epochs[count // 2])} | values)
+        first, *others = self._epochs.tolist()
+        kept = {"max": others[-1], "step": others[0] - first}
+        self.controls = [control | kept if control["name"] == "epoch" else control for control in self.controls]
+
+    def _now(self) -> int:
+        return int((self._epochs - self.epoch).abs().argmin())
+
+    def compute(self) -> dict:
+        return dict(
+            zip(self.numbers, self._measures[MEASURES[self.measure]][self._now()].flatten().tolist(), strict=True)
+        )
+
+    def still(self):
+        figure = plotting.axes(figsize=(8, 3.5)).figure
+        figure.clear()
+        left, right = figure.subplots(1, 2)
+        left.set_title(f"{self.curve}, epoch {self.epoch}", fontsize=10)
+        right.set(title=self.measure, xlabel="epoch")
+        for i, (strength, colour) in enumerate(plotting.STRENGTH.items()):
+            line = {"color": colour, "dashes": plotting.DASHES[strength] or (None, None), "label": strength}
+            left.plot(self._curves[CURVES[self.curve]][self._now(), i], **line)
+            mean, deviation = self._measures[MEASURES[self.measure]][:, i].T
+            right.plot(self._epochs, mean, **line)
+            right.fill_between(self._epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+        left.legend()
+        return figure

@@ -1,0 +1,92 @@
+"""Laws of what the hooks of the book put on a page."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sslbook import claims
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
+import book_pages
+
+FIGURE = '<figure class="sslbook" id="fig-1"><svg></svg><figcaption>caption</figcaption></figure>'
+
+
+@pytest.fixture
+def app(tmp_path):
+    """A book with one executed notebook, which shows one named figure, and no other page."""
+    cells = [
+        {"source": ["# Title & more\n", "text"]},
+        {"source": [], "outputs": [{"data": {"text/html": [FIGURE[:30], FIGURE[30:]]}}, {"text": "noise"}]},
+    ]
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/page.ipynb").write_text(json.dumps({"cells": cells}))
+    env = SimpleNamespace(docname="book/gallery", note_dependency=lambda path: None)
+    pages = SimpleNamespace(docnames={"notebooks/geometry/upper-bound"})
+    return SimpleNamespace(config=SimpleNamespace(executed=str(tmp_path)), env=env, project=pages)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Verdicts of every kind, by paper."""
+    statuses = [list(book_pages.MARKS)[i % len(book_pages.MARKS)] for i in range(len(claims.CLAIMS))]
+    found = {}
+    for claim, status in zip(claims.CLAIMS, statuses, strict=True):
+        outcomes = tuple(claims.Outcome(test, 0.5, 0.25, 0.75, 3) for test in claim.tests)
+        found.setdefault(claim.paper, []).append(claims.Verdict(claim, status, outcomes))
+    monkeypatch.setattr(book_pages, "judged", lambda: found)
+    return found
+
+
+def read(app, text):
+    source = [text]
+    book_pages.read_page(app, app.env.docname, source)
+    return source[0]
+
+
+def test_a_figure_stands_on_another_page_as_it_is_with_a_link_to_its_own(app):
+    shown = read(app, "before\n\n{{ figure notebooks/page#fig-1 }}\n")
+    link = re.search(r'<div class="made-by">.*?</div>', shown)[0]
+    assert shown.replace(link, "") == f"before\n\n{FIGURE}\n"
+    assert 'href="../notebooks/page.html#fig-1"' in link and "Title &amp; more" in link
+
+
+@pytest.mark.parametrize("address", ["notebooks/page#fig-2", "notebooks/none#fig-1"])
+def test_a_figure_that_is_not_there_is_a_warning(app, address, monkeypatch):
+    warned = []
+    monkeypatch.setattr(book_pages.LOGGER, "warning", lambda *arguments, **where: warned.append(arguments))
+    assert read(app, f"{{{{ figure {address} }}}}") == ""
+    assert warned
+
+
+def test_the_scoreboard_counts_every_claim_once(app, judged):
+    whole = read(app, "{{ scoreboard }}")
+    assert sum(map(int, re.findall(r"</span> (\d+) ", whole))) == len(claims.CLAIMS)
+    assert read(app, "{{ scoreboard geometry }}") == whole.splitlines()[list(judged).index("geometry")]
+
+
+def test_every_claim_has_its_verdict_in_words_and_by_a_mark_and_every_test_its_row(app, judged):
+    page = read(app, "{{ verdicts }}")
+    for found in judged.values():
+        for verdict in found:
+            mark, _ = book_pages.MARKS[verdict.status]
+            (row,) = (line for line in page.splitlines() if f"`{verdict.claim.id}` | <span" in line)
+            assert f">{mark}</span> <strong>{verdict.status}</strong>" in row
+            linked = verdict.claim.page == "upper-bound" and verdict.claim.paper == "geometry"
+            assert ("](/notebooks/" in row) == linked
+            assert page.count(f"\n| `{verdict.claim.id}` |") >= len(verdict.outcomes)
+
+
+def test_a_claim_is_quoted_in_the_words_of_the_ledger(app, judged):
+    quoted = read(app, "- {{ verdict fig3-tracks }}")
+    assert quoted.startswith(f"- {book_pages.plain(claims.claim('fig3-tracks').says)} <span")
+
+
+def test_marks_are_those_of_the_ledger_and_tell_verdicts_apart_without_colour():
+    statuses = {getattr(claims, name) for name in claims.__all__ if name.isupper()}
+    assert statuses == set(book_pages.MARKS)
+    assert len({mark for mark, _ in book_pages.MARKS.values()}) == len(statuses)

@@ -1,0 +1,218 @@
+"""Laws of the explorers' Python side: what they answer is the library's, live, and light enough for a page."""
+
+import inspect
+import json
+import math
+import random
+
+import ipywidgets.embed
+import pytest
+import torch
+import traitlets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sslbook import data, lie, views, widgets
+from sslbook.papers import geometry
+from sslbook.widgets import augmentation_strength, one_or_many, orbits, training_scrubbed, weights_on_negatives
+
+EXPLORERS = [thing for thing in vars(widgets).values() if inspect.isclass(thing) and thing is not widgets.Explorer]
+each_explorer = pytest.mark.parametrize("cls", EXPLORERS, ids=lambda cls: cls.__name__)
+
+
+def setting(control, rng):
+    """A random value that the control can take."""
+    if "options" in control:
+        return rng.choice(control["options"])
+    steps = round((control["max"] - control["min"]) / control["step"])
+    return control["min"] + control["step"] * rng.randint(0, steps)
+
+
+@each_explorer
+def test_a_change_in_the_page_is_answered_for_these_parameters(cls):
+    explorer, rng = cls(), random.Random(0)
+    for _ in range(3):
+        moved = {control["name"]: setting(control, rng) for control in explorer.controls}
+        explorer.set_state(moved)
+        assert explorer.exact["at"] == moved
+        assert {name: explorer.exact[name] for name in explorer.numbers} == pytest.approx(
+            {name: cls(**moved).compute()[name] for name in explorer.numbers}, abs=1e-12
+        )
+
+
+@each_explorer
+def test_parameters_have_labels_and_stay_in_their_range(cls):
+    explorer = cls()
+    assert explorer.controls and all(control["label"].strip() for control in explorer.controls)
+    for control in explorer.controls:
+        low = control.get("min")
+        with pytest.raises(traitlets.TraitError, match=control["name"]):
+            setattr(explorer, control["name"], "none of these" if low is None else low - control["step"])
+
+
+@each_explorer
+def test_a_widget_takes_at_most_300_kb_of_its_page(cls):
+    state = ipywidgets.embed.dependency_state(cls(), drop_defaults=False)  # of this one, whatever else lives here
+    assert len(json.dumps(state)) <= 300_000
+    assert "</script" not in json.dumps(state)
+
+
+@each_explorer
+def test_the_explorer_comes_with_the_figure_that_stands_in_its_place(cls, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda thing, raw=False: shown.append(thing))
+    explorer = cls()
+    explorer.show(caption="A caption.", alt="What is seen.", made_by="profile smoke")
+    assert shown[0] is explorer and explorer.alt == "What is seen."
+    assert 'aria-label="What is seen."' in shown[1]["text/html"]
+
+
+def test_data_too_heavy_for_a_page_are_refused():
+    explorer = widgets.WeightsOnNegatives()
+    explorer.data = bytes(300_000)
+    with pytest.raises(ValueError, match=r"WeightsOnNegatives are 300000 bytes; a page has room for 210000\."):
+        explorer.show(caption="A caption.", alt="What is seen.")
+
+
+def test_numbers_that_json_cannot_hold_are_refused(monkeypatch):
+    monkeypatch.setattr(widgets.WeightsOnNegatives, "compute", lambda self: {"gap": math.nan})
+    with pytest.raises(ValueError, match="JSON"):
+        widgets.WeightsOnNegatives()
+
+
+@given(st.floats(0, 50), st.integers(0, 60), st.integers(2, 12), st.integers(-180, 180))
+def test_gap_on_the_circle_lies_between_zero_and_its_limit(beta, spread, images, turn):
+    exact = widgets.AttractionRepulsion(beta=beta, spread=spread, images=images, turn=turn).exact
+    assert -1e-9 <= exact["gap"] <= exact["limit"] + 1e-9
+    # A naive transcription of Eq. 1 on the angles.
+    theta = widgets.AttractionRepulsion(spread=spread, images=images, turn=turn).angles().tolist()
+    terms = []
+    for i, (anchor, twin) in enumerate(theta):
+        others = [math.cos(other - anchor) for j, pair in enumerate(theta) if j != i for other in pair]
+        terms.append(-beta * math.cos(twin - anchor) + math.log(sum(math.exp(beta * s) for s in others)))
+    assert exact["loss"] == pytest.approx(sum(terms) / images, abs=1e-9)
+
+
+def test_three_images_without_spread_are_the_simplex():
+    exact = widgets.AttractionRepulsion(beta=4, spread=0, images=3, turn=0).exact
+    assert exact["loss"] == pytest.approx(-4 - 4 / 2 + math.log(4))
+    assert exact["gap"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("batch", ["random, 16 outputs", "random, 128 outputs", "regular simplex"])
+@pytest.mark.parametrize("beta", [0.0, 2.0, 50.0])
+def test_weights_on_the_negatives_are_those_of_a_softmax(batch, beta):
+    explorer = widgets.WeightsOnNegatives(beta=beta, batch=batch)
+    row = list(weights_on_negatives.batches()).index(batch)
+    s = torch.frombuffer(bytearray(explorer.data), dtype=torch.float32).view(3, -1)[row].double()
+    p = (beta * s).exp() / (beta * s).exp().sum()
+    entropy = float(-(p * p.log()).sum())
+    expected = {"entropy": entropy, "effective": math.exp(entropy), "largest": float(p.max())}
+    expected["gap"] = beta * float(s.max() - p @ s) + math.log(len(s)) - entropy
+    assert {name: explorer.exact[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_weights_concentrate_as_beta_grows_except_at_the_simplex():
+    counts = [widgets.WeightsOnNegatives(beta=beta).exact["effective"] for beta in (0, 1, 2, 5, 10, 50)]
+    assert counts == sorted(counts, reverse=True) and counts[0] == pytest.approx(126)
+    simplex = widgets.WeightsOnNegatives(beta=50, batch="regular simplex").exact
+    assert simplex["effective"] == pytest.approx(126) and simplex["gap"] == pytest.approx(0, abs=1e-9)
+
+
+def test_at_full_strength_the_views_are_those_of_the_policy_and_at_none_the_image():
+    image = data.load("shapes", "test").images[39].expand(12, -1, -1, -1)
+    for name in ("small", "moderate", "large"):
+        seen = augmentation_strength.look(name, 100, 39, 7)[2]
+        assert torch.equal(seen, views.policy(name)(image, torch.Generator().manual_seed(7)))
+    for name in augmentation_strength.KNOBS:
+        numbers, _, seen = augmentation_strength.look(name, 0, 39, 7)
+        assert torch.allclose(seen, image / 255, atol=1e-6)
+        assert numbers == {"kept": 100, "flipped": 0, "gray": 0, "apart": pytest.approx(0, abs=1e-6)}
+
+
+@pytest.mark.parametrize("knob", ["crop", "jitter", "flip", "grayscale"])
+def test_a_knob_turns_its_own_augmentation_only_and_more_with_strength(knob):
+    rows = [widgets.AugmentationStrength(knob=knob, strength=strength).exact for strength in range(0, 101, 10)]
+    number = {"crop": "kept", "flip": "flipped", "grayscale": "gray"}.get(knob)
+    for other in {"kept", "flipped", "gray"} - {number}:
+        assert len({row[other] for row in rows}) == 1
+    grows = [-row["kept"] if knob == "crop" else row[number or "apart"] for row in rows]
+    assert grows == sorted(grows) and grows[0] < grows[-1]
+
+
+@pytest.mark.parametrize("degrees", [0.0, 90.0, 180.0, 270.0, 7.3, 133.1])
+def test_a_rotated_copy_is_that_of_the_library(degrees):
+    picture = orbits.pictures(8)["a star"]
+    turned = orbits.moved(picture, "rotation", torch.tensor([math.radians(degrees)]).double())
+    assert torch.equal(turned, lie.rotate(picture[None, None], degrees)[:, 0])
+
+
+def test_a_copy_moved_to_the_right_or_sheared_is_a_shift_of_rows():
+    picture = orbits.pictures(8)["a star"]
+    right = orbits.moved(picture, "translation", torch.tensor([5.0]).double())[0]
+    assert torch.equal(right[:, 5:], picture[:, :-5]) and not right[:, :5].any()
+    sheared = orbits.moved(picture, "shear", torch.tensor([0.9]).double())[0]
+    for row, up in ((3, 12.5), (20, -4.5)):
+        shift = math.floor(0.9 * up + 0.5)
+        kept = slice(max(shift, 0), 32 + min(shift, 0))
+        assert torch.equal(sheared[row, kept], picture[row].roll(shift)[kept])
+    larger = orbits.moved(picture, "scaling", torch.tensor([math.log(2)]).double())[0]
+    assert torch.equal(larger, picture[8:24, 8:24].repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+
+@pytest.mark.parametrize("reach", [0, 25, 60, 100])
+def test_rank_of_a_turned_pixel_is_that_of_figure_10(reach):
+    exact = widgets.Orbits(reach=reach).exact
+    assert exact["rank"] == lie.orbit_rank(3.6 * reach, samples=200, seed=8)
+    assert exact["energy"] <= exact["rank"]
+
+
+def test_scrubbed_numbers_are_means_and_deviations_over_the_seeds_of_the_records():
+    explorer = widgets.TrainingScrubbed(measure="20-NN accuracy (Fig. 1)", epoch=8)
+    found = training_scrubbed._shipped()
+    for strength in geometry.STRENGTHS:
+        values = [float(geometry.measure(run)["knn"][-1]) for run in found if run.config.views.name == strength]
+        mean = sum(values) / len(values)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+        assert explorer.exact[strength] == pytest.approx(mean, abs=1e-9)
+        assert explorer.exact[f"{strength}_deviation"] == pytest.approx(deviation, abs=1e-9)
+    with pytest.raises(ValueError, match=r"The runs are of large, small; all strengths are needed\."):
+        widgets.TrainingScrubbed([run for run in found if run.config.views.name != "moderate"])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(-1.5, 0.5), st.integers(0, 300), st.lists(st.integers(-180, 180), min_size=6, max_size=6))
+def test_matching_gap_lies_between_that_of_the_best_assignment_and_infonce(log_epsilon, spread, turns):
+    names = ("one", "two", "three", "four", "five", "six")
+    explorer = widgets.Matching(log_epsilon=log_epsilon, spread=spread, **dict(zip(names, turns, strict=True)))
+    exact = explorer.exact
+    assert -1e-9 <= exact["exact"] <= exact["gap"] + 2e-4 and exact["gap"] <= exact["info_nce"] + 2e-4
+    log = explorer.plan().diagonal().mul(6).log().mean()
+    assert exact["gap"] == pytest.approx(-exact["epsilon"] * float(log), abs=1e-6)
+
+
+def test_matching_at_collapse_and_where_the_views_coincide():
+    still = dict.fromkeys(("one", "two", "three", "four", "five", "six"), 0)
+    collapsed = widgets.Matching(log_epsilon=0.0, spread=0, **still).exact
+    assert collapsed["exact"] == pytest.approx(0, abs=1e-9) and collapsed["misplaced"] == pytest.approx(5 / 6)
+    assert collapsed["gap"] == pytest.approx(math.log(6)) == collapsed["info_nce"]
+    apart = widgets.Matching(log_epsilon=-1.5, spread=300, **still).exact
+    assert apart["exact"] == pytest.approx(0, abs=1e-9) and apart["misplaced"] < 1e-5
+
+
+@pytest.mark.parametrize("network", ["1 × 24", "2 × 24", "3 × 16"])
+@pytest.mark.parametrize("weights", ["fitted", "random"])
+def test_images_lie_in_the_regions_that_they_meet(network, weights):
+    _, met, cells = one_or_many.pieces(network, weights)
+    for image, region in zip(one_or_many.ARC.double(), met.tolist(), strict=True):
+        corners = torch.tensor(cells[region], dtype=torch.float64)
+        to, side = image - corners, corners.roll(-1, 0) - corners
+        assert (side[:, 0] * to[:, 1] - side[:, 1] * to[:, 0]).min() > -1e-5
+
+
+@pytest.mark.parametrize("arc", [10, 90, 180, 315])
+def test_one_subspace_misses_what_the_integral_over_the_arc_says(arc):
+    angle = math.radians(arc)
+    exact = widgets.OneOrMany(arc=arc).exact
+    assert exact["one"] == pytest.approx(1 / 2 - abs(math.sin(angle)) / (2 * angle), abs=0.005)
+    assert exact["met"] <= exact["regions"]
