@@ -197,8 +197,8 @@ def train(
             if late:
                 processes.agree()  # the first one has written: the end of any other ends it too
                 raise TimeLimit(
-                    f"Stopped at the time limit of {time_limit:g} s after epoch {epoch} of {config.epochs}; "
-                    f"start the run again and it continues from there."
+                    f"Stopped at the time limit after epoch {epoch} of {config.epochs}; "
+                    "start the run again and it continues from there."
                 )
     return history, seconds + time.monotonic() - started, float(np.median(speeds)) if speeds else None
 
