@@ -63,7 +63,7 @@ def describe(config: Config) -> str:
     """A configuration in a line: what varies among the runs of a paper."""
     values = config.to_dict()["method"]
     method = " ".join([values.pop("kind"), *(f"{name}={value}" for name, value in values.items())])
-    return f"{config.data.name} {config.views.name} {method} seed {config.seed}"
+    return f"{config.data.name} {config.views.name} {method} batch {config.batch_size} seed {config.seed}"
 
 
 BATCH = 128

@@ -32,7 +32,7 @@ POLICIES = ("weak", "large")
 """Crop and flip alone, as in the abstract's result, and the large augmentations of Cosentino et al. (2022)."""
 
 EPSILONS = (0.05, 0.1, 0.2, 0.5, 1.0)
-BATCH_SIZES = {"smoke": (64,), "laptop": (128,), "paper": (128, 256, 512, 1024)}
+BATCH_SIZES = {"smoke": (64,), "laptop": (64, 128, 256, 512), "paper": (128, 256, 512, 1024)}
 
 _PROFILES = {
     "smoke": dict(
