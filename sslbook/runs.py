@@ -107,6 +107,8 @@ class Run:
     def ship(self) -> Path:
         """Copy the run without its weights to `book/records`; returns the record's folder."""
         target = RECORDS / self.config.id
+        if target == self.path:
+            return target
         target.mkdir(parents=True, exist_ok=True)
         for source in self.path.iterdir():
             if source.is_file() and not source.name.startswith((".", "checkpoint")):

@@ -103,6 +103,7 @@ def test_a_shipped_record_is_found_without_weights(folder, monkeypatch):
     monkeypatch.setenv("SSLBOOK_RUNS", str(folder / "elsewhere"))
     found = runs.find(tiny())
     assert found.path == record and not found.snapshots and found.history.equals(run.history)
+    assert found.ship() == record
 
     def never(run):
         raise AssertionError

@@ -133,13 +133,18 @@ class Facts(NamedTuple):
 def facts(found: list[runs.Run], profile: str) -> Facts:
     """The provenance of figures drawn from `found`, which share data set and epochs."""
     config, seeds = found[0].config, sorted({run.config.seed for run in found})
-    hardware, commits = ({run.provenance[name] for run in found} for name in ("hardware", "commit"))
-    seconds = sum(run.provenance["seconds"] for run in found)
+    made = [run.provenance for run in found]
+    hardware = sorted({f"{facts['hardware']}, {facts['precision']}" for facts in made})
+    commits = sorted({facts["commit"] for facts in made})
+    seconds = sum(facts["seconds"] for facts in made)
     images = config.data.images or data.train_size(config.data.name)
     scale = f"profile {profile}: {config.data.name}, {images} images, {config.epochs} epochs"
     counts = Counter(run.config.views.name for run in found)
-    made = f"runs: {', '.join(f'{n} {name}' for name, n in counts.items())} · {', '.join(sorted(hardware))}"
-    line = f"{scale} · {made} · commit {', '.join(sorted(commits))} · {seconds / 60:.1f} min of training"
+    policies = ", ".join(f"{n} {name}" for name, n in counts.items())
+    line = (
+        f"{scale} · runs: {policies} · {' and '.join(hardware)} · commit {', '.join(commits)} · "
+        f"{seconds / 60:.1f} min of training"
+    )
     dimension = config.encoder.width * 2 ** (len(config.encoder.blocks) - 1)
     return Facts(line, config.data.name, seeds, dimension, config.method.widths[-1], scale, seconds)
 
