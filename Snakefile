@@ -2,7 +2,7 @@
 
     snakemake --cores 2 book                            the shipped records, live experiments, the book
     snakemake --cores 2 runs --config profile=laptop    every run of a profile that the book shows
-    snakemake --cores 2 sweep                           runs beyond the papers, one seed each
+    snakemake --cores 2 sweep                           the runs that go beyond the papers
     snakemake --cores 2 book --config profile=laptop dataset=shapes
     snakemake --profile profiles/slurm runs --config profile=paper ship=yes       on a SLURM cluster
 

@@ -1,5 +1,6 @@
 """Laws of the built book: no warnings, nothing from other machines, described pictures, and it fits a telephone."""
 
+import contextlib
 import functools
 import http.server
 import os
@@ -50,14 +51,26 @@ def site(executed, tmp_path_factory):
     return output / "_build" / "html"
 
 
-@pytest.fixture(scope="module")
-def address(site):
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
-    handler.log_message = lambda *arguments: None
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and says nothing of it."""
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextlib.contextmanager
+def serve(folder):
+    """The address of a folder, served until the end of the block."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    with serve(site) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +161,25 @@ def test_pages_in_the_browser(site, address, page):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
     assert not console
     assert not [url for url in requests if not url.startswith((address, "data:", "blob:"))]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_break_no_rule_of_accessibility(site, address, page, scheme):
+    """By axe-core, on what the book puts on its pages: frame, mathematics and the colours of code are others'."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.emulate_media(color_scheme=scheme)
+    rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}
+    broken = {}
+    for name in pages(site):
+        page.goto(f"{address}/{name}")
+        settle(page)
+        context = {"include": ["article"], "exclude": [".citation-list", "mjx-container", ".highlight"]}
+        found = Axe().run(page, context, {"preload": False} | rules).response
+        broken |= {(name, rule["id"]): [node["html"] for node in rule["nodes"]] for rule in found["violations"]}
+        assert found["passes"], name
+    assert not broken
 
 
 @pytest.mark.browser

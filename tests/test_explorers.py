@@ -4,14 +4,11 @@ The page is made by hand from a notebook that was really executed, its widgets e
 """
 
 import base64
-import functools
-import http.server
 import inspect
 import io
 import json
 import random
 import shutil
-import threading
 from pathlib import Path
 
 import nbformat
@@ -22,6 +19,7 @@ from PIL import Image
 from sslbook import notebooks, widgets
 from sslbook.widgets import augmentation_strength
 from tests import test_book
+from tests.test_widgets import setting
 
 pytestmark = pytest.mark.browser
 browser, page = test_book.browser, test_book.page
@@ -66,11 +64,8 @@ def script(kind, content):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with test_book.serve(folder) as address:
+        yield address
 
 
 @pytest.fixture
@@ -117,13 +112,6 @@ def displayed(page, name):
 
 def read_out(page, name):
     return explorer(page, name).locator("output[data-name]").all_inner_texts()
-
-
-def setting(control, rng):
-    if "options" in control:
-        return rng.choice(control["options"])
-    steps = round((control["max"] - control["min"]) / control["step"])
-    return control["min"] + control["step"] * rng.randint(0, steps)
 
 
 @each_explorer

@@ -59,6 +59,10 @@ def read_page(app, docname, source):
             for cell in notebook["cells"]:
                 if "injected-parameters" in cell["metadata"].get("tags", []):
                     cell["metadata"]["tags"].append("remove-cell")
+                for output in cell.get("outputs", []):
+                    page = "".join(output.get("data", {}).get("text/html", ""))
+                    if page:  # the empty corner of a pandas table heads nothing
+                        output["data"]["text/html"] = re.sub(r"<th></th>", "<td></td>", page)
             notebook["cells"].append({"cell_type": "markdown", "id": "cost", "metadata": {}, "source": cost(notebook)})
             source[0] = json.dumps(notebook)
         return
