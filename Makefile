@@ -41,7 +41,7 @@ lint: setup ## check style and formatting
 data: setup ## download a data set, CIFAR-100 unless DATASET=... names another
 	$(RUN) sslbook.data $(or $(DATASET),cifar100)
 
-bench: setup ## measure speed and memory beside other libraries, print the tables and keep them for the book
+bench: book ## measure speed and memory beside other libraries, and the book; print the tables and keep them for it
 	$(RUN) benchmarks
 
 sweep: setup ## train the runs that go beyond the papers, and no others; takes PROFILE and DATASET as book does

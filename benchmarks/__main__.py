@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: one table of ratios, ours beside what one would otherwise use, then what bounds and grows.
+"""`python -m benchmarks`: a table of ratios, ours beside what one would otherwise use; what bounds and grows; the book.
 
 What is printed is kept in `benchmarks/results.md`, which a page of the book shows.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import growth, losses, matching, step, views
+from benchmarks import book, growth, losses, matching, step, views
 from sslbook import runs
 
 RESULTS = Path(__file__).with_name("results.md")
@@ -20,7 +20,7 @@ PEERS = ("torchvision", "kornia", "lightly", "POT")
 
 def main():
     found = []
-    for section in (header, ratios, bounds, growing, memory):
+    for section in (header, ratios, bounds, growing, memory, book.section):
         found.append("\n".join(section()))
         print(found[-1] + "\n", flush=True)
     RESULTS.write_text("\n\n".join(found) + "\n")
