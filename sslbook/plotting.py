@@ -59,7 +59,8 @@ def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, 
 
     `frame` is tidy: one row per run and abscissa. The standard deviation divides by the number of rows (as in the
     papers' small samples of runs): name it in the caption. `labels` are properties of the axes (`xlabel`, `ylabel`,
-    `title`, `xscale`, …) and `legend`, its title. A column of strengths has the colours of `STRENGTH` by itself.
+    `title`, `xscale`, …) and `legend`, its title. A column of strengths has the colours of `STRENGTH` by itself; a
+    logarithmic abscissa of at most 8 values has its ticks there.
     """
     import seaborn
 
@@ -75,7 +76,11 @@ def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, 
         ax=ax,
         **_looks(frame, hue),
     )
-    return _finish(ax, labels)
+    figure, values = _finish(ax, labels), sorted(frame[x].unique())
+    if ax.get_xscale() == "log" and len(values) <= 8:
+        ax.set_xticks(values, [f"{value:g}" for value in values])
+        ax.minorticks_off()
+    return figure
 
 
 def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=None, **labels):

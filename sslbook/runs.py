@@ -276,7 +276,8 @@ def claim_device(name: str | None):
         yield "cpu"
         return
     indices = range(torch.cuda.device_count()) if name in (None, "cuda") else [torch.device(name).index]
-    locks = {i: filelock.FileLock(Path(tempfile.gettempdir(), f"sslbook-{_uuid(i)}.lock")) for i in indices}
+    # For everyone: the other user of a machine must not fail on a lock that is not theirs.
+    locks = {i: filelock.FileLock(Path(tempfile.gettempdir(), f"sslbook-{_uuid(i)}.lock"), mode=0o666) for i in indices}
     waited = False
     while True:
         for i, lock in locks.items():

@@ -133,6 +133,7 @@ def test_each_job_takes_a_gpu_that_is_free_and_waits_when_there_is_none(tmp_path
     with runs.claim_device(None) as first:
         with runs.claim_device(None) as second:
             assert (first, second) == ("cuda:0", "cuda:1")
+            assert all(lock.stat().st_mode & 0o777 == 0o666 for lock in tmp_path.glob("*.lock"))
             with pytest.raises(Waiting), runs.claim_device(None):
                 pass
         with runs.claim_device(None) as third:

@@ -66,6 +66,17 @@ def test_band_is_one_standard_deviation_about_the_mean(frame):
     assert np.isclose(heights.min(), (mean - deviation).min())
 
 
+def test_a_logarithmic_axis_of_few_settings_has_its_ticks_there():
+    frame = pd.DataFrame({"batch": [64, 128, 512], "rank": [1.0, 2.0, 3.0]})
+    ax = plotting.curves_with_band(frame, "batch", "rank", xscale="log").axes[0]
+    assert [(tick.get_position()[0], tick.get_text()) for tick in ax.get_xticklabels()] == [
+        (64, "64"),
+        (128, "128"),
+        (512, "512"),
+    ]
+    assert not ax.get_xticks(minor=True).size
+
+
 def test_a_strength_has_one_colour_whatever_else_is_drawn(frame):
     for kept in (["small", "large"], ["large"]):
         ax = plotting.axes()

@@ -60,13 +60,20 @@ def read_page(app, docname, source):
                 if "injected-parameters" in cell["metadata"].get("tags", []):
                     cell["metadata"]["tags"].append("remove-cell")
                 for output in cell.get("outputs", []):
-                    page = "".join(output.get("data", {}).get("text/html", ""))
-                    if page:  # the empty corner of a pandas table heads nothing
-                        output["data"]["text/html"] = re.sub(r"<th></th>", "<td></td>", page)
+                    polish(output)
             notebook["cells"].append({"cell_type": "markdown", "id": "cost", "metadata": {}, "source": cost(notebook)})
             source[0] = json.dumps(notebook)
         return
     source[0] = HOOK.sub(lambda found: HOOKS[found[1]](app, *found.groups()[1:]), source[0])
+
+
+def polish(output):
+    """No empty heads in the tables of pandas, and a true minus in the numbers that a run puts into the text."""
+    data = output.get("data", {})
+    if "text/html" in data:
+        data["text/html"] = "".join(data["text/html"]).replace("<th></th>", "<td></td>")
+    if "scrapbook" in output.get("metadata", {}):
+        data |= {kind: re.sub(r"(?<!\w)-(?=\d)", "−", "".join(text)) for kind, text in data.items()}
 
 
 def executed(app, docname):

@@ -50,7 +50,7 @@ _SEEDS = {
     "paper": dict.fromkeys(STRENGTHS, (1, 2, 3, 4, 5)),
 }
 
-FIGURES = ("main", "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "knobs", "losses", "duration")
+FIGURES = ("main", *(f"fig{i}" for i in range(1, 10)), "knobs", "losses", "duration")
 """All are drawn from the main runs, but for four, which go beyond the paper: `fig8` varies depth and width of the
 projector, `knobs` turns one augmentation at a time, `losses` compares Eq. 1 with NT-Xent, `duration` trains eight times
 as long."""
