@@ -40,6 +40,13 @@ MARKS = {
 """Of each verdict: a mark, which needs no colour, and the colour of its frame."""
 
 
+def keep_together(app, pagename, templatename, context, doctree):
+    """No line breaks between a formula in the text and the mark before or behind it."""
+    formula, after = r'<span class="math[^>]*>[^<]*</span>', "[.,;:!?)”’]"
+    pattern = rf"[(“]{formula}{after}*|{formula}{after}+"
+    context["body"] = re.sub(pattern, r'<span class="with-math">\g<0></span>', context.get("body", ""))
+
+
 def set_folder(app, config):
     """The executed copies: `$SSLBOOK_EXECUTED` (`_build/executed`) / `$SSLBOOK_PROFILE` (`laptop`)."""
     folder = os.environ.get("SSLBOOK_EXECUTED") or "_build/executed"
@@ -320,4 +327,5 @@ def setup(app):
     app.connect("config-inited", set_folder)
     app.connect("source-read", read_page)
     app.connect("env-get-outdated", shows_verdicts)
+    app.connect("html-page-context", keep_together)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

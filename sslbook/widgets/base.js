@@ -76,8 +76,8 @@ function explorer({ read = floats, height = (width) => Math.min(0.62 * width, 38
         ? `<select id="${id}${name}" name="${name}">${options.map((o) => `<option>${o}</option>`).join("")}</select>`
         : `<output for="${id}${name}" aria-live="off"></output>
            <input type="range" id="${id}${name}" name="${name}" min="${min}" max="${max}" step="${step}">`}</div>`).join("")}
-      </div><svg role="img"></svg><div class="numbers" role="status" aria-atomic="true">${numbers.map(([name, label]) =>
-      `<span>${label} <output data-name="${name}" aria-live="off"></output></span>`).join(" ")}</div>`;
+      </div><svg role="img"></svg><div class="numbers" role="status" aria-atomic="true"><span>${numbers.map(([name, label], i) =>
+      `${i && label !== "±" ? "</span> <span>" : " "}${label} <output data-name="${name}" aria-live="off"></output>`).join("")}</span></div>`;
     el.firstChild.textContent =
       `@media screen { figure.sslbook > svg[aria-label=${JSON.stringify(model.get("alt"))}] { display: none; } }`;
     const svg = el.querySelector("svg");
