@@ -63,7 +63,7 @@ def limit(wildcards, resources):
     return f"--time-limit {54 * resources.runtime}" if "runtime" in resources.keys() else ""
 
 
-LIBRARY = sorted(str(path) for path in Path("sslbook").rglob("*.py"))
+LIBRARY = sorted(str(path) for path in Path("sslbook").rglob("*") if path.suffix in {".py", ".js", ".css"})
 
 
 rule book:
@@ -118,7 +118,7 @@ rule compile:
         "_config.yml",
         "_toc.yml",
         "benchmarks/results.md",
-        [str(path) for path in Path("book").rglob("*") if path.is_file() and "records" not in path.parts],
+        [str(path) for path in Path("book").rglob("*") if path.is_file() and not {"records", "__pycache__"} & set(path.parts)],
     output:
         f"{SITE}_build/html/index.html",
     shell:

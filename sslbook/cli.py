@@ -1,6 +1,7 @@
 """The command line: `sslbook run · list · status · verdicts · notebook`, thin over the library."""
 
 import argparse
+import json
 import sys
 
 import filelock
@@ -77,7 +78,9 @@ def _configs(options) -> list[Config]:
 
 
 def _run(options) -> int:
-    configs = [config for config in _configs(options) if options.id in (None, config.id)]
+    figure = _configs(options)
+    papers.require_affordable(figure, options.device)  # whole: a batch asks for its runs one by one
+    configs = [config for config in figure if options.id in (None, config.id)]
     require(bool(configs), f"No run of these options has the identity {options.id}; `sslbook list` shows them.")
     for run in papers.obtain(configs, device=options.device, time_limit=options.time_limit):
         if training.world().rank > 0:
@@ -97,10 +100,10 @@ def _list(options) -> int:
         state = "missing" if run is None else "shipped" if run.path.is_relative_to(runs.RECORDS) else "here"
         hours = papers.gpu_hours(config) if run is None else 0.0
         left += hours
-        cost = f"  ~{60 * hours:.1f} min on a fast GPU" if run is None else f"  took {run.provenance['seconds']:.0f} s"
+        cost = f"  ~{60 * hours:.2g} min on a fast GPU" if run is None else f"  took {run.provenance['seconds']:.0f} s"
         print(f"{config.id}  {state:8}{papers.describe(config)}{cost}")
     if left:
-        print(f"left: about {left:.2f} hours on a fast GPU (an estimate at a third of 790 TFLOP/s, not a measurement)")
+        print(f"left: about {left:.2g} hours on a fast GPU (at {papers.FAST / 1e12:.0f} TFLOP/s; an estimate)")
     return 0
 
 
@@ -111,7 +114,11 @@ def _status(options) -> int:
         checkpoints = training.checkpoints(path.parent)
         if checkpoints and not finished:
             state = f"stopped or running, checkpoint of epoch {int(checkpoints[0].stem.split('-')[1])}"
-        print(f"{path.parent.name}  {state}")
+        try:
+            what = papers.describe(Config.from_dict(json.loads(path.read_text())))
+        except ValueError as error:
+            what = f"not readable: {error}"
+        print(f"{path.parent.name}  {what}  {state}")
     return 0
 
 
@@ -133,5 +140,7 @@ def _notebook(options) -> int:
             return text
 
     values = {name: literal(value) for name, value in options.parameters}
+    taken = sorted({"profile", "output", "path"} & set(values))
+    require(not taken, f"-p takes no {', '.join(taken)}: `sslbook notebook PATH --profile … --output …` names them.")
     print(notebooks.execute(options.path, options.profile, options.output, **values))
     return 0

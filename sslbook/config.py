@@ -8,6 +8,7 @@ by `class ResNet(Part, slot="encoder")`; this module knows none of them by name.
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ def _coerce(value, hint, where: str):
         return tuple(_coerce(v, element(i), f"{where}[{i}]") for i, v in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    require(not isinstance(value, float) or math.isfinite(value), f"{where} is {value}; it must be finite.")
     matches = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     require(matches, f"{where} is {value!r} of type {type(value).__name__}; it must be of type {hint.__name__}.")
     return value

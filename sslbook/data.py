@@ -190,9 +190,9 @@ def load(name: str, split: str, root=None) -> ImageSet:
     return whole.subset((order[:tenth] if split == "validation" else order[tenth:]).sort().values)
 
 
-def load_train(data: Data, root=None) -> ImageSet:
+def load_train(data: Data) -> ImageSet:
     """The images `data` asks for. A smaller number gives a prefix of a larger one; run seeds play no part."""
-    train = load(data.name, "train", root)
+    train = load(data.name, "train")
     return train if data.images is None else train.subset(balanced_order(train.fine, seed=1)[: data.images])
 
 

@@ -148,7 +148,7 @@ def move(h: Tensor, generators: Tensor, amounts: Tensor) -> Tensor:
     return (torch.linalg.matrix_exp(torch.tensordot(amounts, generators, 1)) @ h[:, :, None])[:, :, 0]
 
 
-def kernel_size(w: Tensor, generators: Tensor) -> float:
+def generator_norm(w: Tensor, generators: Tensor) -> float:
     """√D ‖WᵀG‖ / (‖W‖ ‖G‖) with G = [G_1 … G_m] and Frobenius norms, for W (D, K): between 0 and √D.
 
     0 if and only if every G_a maps into ker Wᵀ. The mean of its square over random W without preferred direction is 1.
@@ -178,8 +178,9 @@ def train_projector(
     """What gradient descent on Eq. 1 makes of a linear projector W (D, width) when the second views lie on orbits.
 
     The n features h_i are standard normal, their second views exp(Σ_a ε_ia G_a) h_i with ε_ia uniform in ±`reach`,
-    and fixed. A row for each step from 0 on: `size`, the `kernel_size` of W; `rank`, its effective rank; `similarity`,
-    the mean cosine of the outputs for the two views. All settings are ours: the paper has no such experiment.
+    and fixed. A row for each step from 0 on: `size`, the `generator_norm` of W; `rank`, its effective rank;
+    `similarity`, the mean cosine of the outputs for the two views. All settings are ours: the paper has no such
+    experiment.
     """
     require(
         reach >= 0 and width >= 1 and steps >= 0,
@@ -194,7 +195,7 @@ def train_projector(
     for _ in range(steps + 1):
         z1, z2 = h1 @ w, h2 @ w
         similarity = torch.cosine_similarity(z1.detach(), z2.detach()).mean()
-        rows.append((kernel_size(w, generators), effective_rank(w), float(similarity)))
+        rows.append((generator_norm(w, generators), effective_rank(w), float(similarity)))
         optimiser.zero_grad()
         losses.info_nce(z1, z2, beta=beta).backward()
         optimiser.step()

@@ -28,6 +28,11 @@ class ResNet(Part, slot="encoder"):
             f"ResNet.blocks is {self.blocks}; it must list at least one stage of at least one block.",
         )
 
+    @property
+    def dim(self) -> int:
+        """The number of features."""
+        return self.width * 2 ** (len(self.blocks) - 1)
+
     def build(self, channels: int, mean: Tensor, std: Tensor) -> "Encoder":
         """The encoder with PyTorch's default initialisation; `mean` and `std` are `(channels,)`, in units of [0, 1]."""
         layers = [_conv(channels, self.width), nn.BatchNorm2d(self.width), nn.ReLU(inplace=True)]

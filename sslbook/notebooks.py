@@ -7,14 +7,16 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+import torch
+
 from sslbook import runs
 from sslbook.config import require
 
-PACKAGES = ("sslbook", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "papermill")
+PACKAGES = ("sslbook", "torch", "torchvision", "numpy", "scipy", "pandas", "papermill")
 """The packages whose versions are written into every executed copy."""
 
 
-class NotebookError(RuntimeError):
+class NotebookError(ValueError):
     """A notebook stopped with an exception; the sentence names the cell and the exception."""
 
 
@@ -63,20 +65,18 @@ def execute(path, profile: str = "laptop", output=None, **values) -> Path:
     except PapermillExecutionError as error:
         os.replace(partial, failed)
         where = f"{path.name} stopped in cell {error.exec_count}"
-        raise NotebookError(f"{where}, {error.ename}: {error.evalue} The copy up to there is {failed}.") from error
+        said = f"{error.ename}: {error.evalue}".rstrip(".")
+        raise NotebookError(f"{where} with {said}. The copy up to there is {failed}.") from error
     finally:
         partial.unlink(missing_ok=True)
     return output
 
 
-def made_by(
-    *, profile: str, data: str, seeds=(), epochs: int | None = None, seconds: float | None = None, **facts
-) -> str:
-    """The line under a figure; `facts` may give the `hardware` and `commit` of finished runs, else they are of now."""
+def made_by(*, profile: str, data: str, seeds=(), seconds: float | None = None) -> str:
+    """The line under a figure that was computed on its page; under one of runs stands `papers.facts(…).line`."""
     parts = [f"profile {profile}", data]
     parts += [f"seeds {', '.join(map(str, seeds))}"] if seeds else []
-    parts += [] if epochs is None else [f"{epochs} epochs"]
-    parts += [facts.get("hardware") or runs.hardware(), f"commit {facts.get('commit') or runs.commit()}"]
+    parts += [runs.hardware(), f"commit {runs.commit()}"]
     parts += [] if seconds is None else [f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"]
     return " · ".join(parts)
 
@@ -92,7 +92,7 @@ def _facts(notebook, values: dict) -> dict:
     return glued | {
         "profile": values["profile"],
         "parameters": values,
-        "hardware": runs.hardware(values.get("device") or "cpu"),
+        "hardware": runs.hardware(values.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")),
         "commit": runs.commit(),
         "versions": {package: _version(package) for package in PACKAGES},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -14,9 +14,9 @@ from sslbook.config import Part, require
 class Optim(Part, slot="optim"):
     """`name` with its peak `learning_rate`, reached after the share `warmup` of all steps, then cosine decay to 0.
 
-    `weight_decay` is the L2 coefficient; parameters of fewer than two dimensions (biases, batch norm) have neither
-    decay nor layer-wise adaptation. `momentum` is that of SGD and LARS (for AdamW it is β₁); `trust` is the
-    coefficient of LARS.
+    `weight_decay` is the L2 coefficient (for AdamW the decoupled one); parameters of fewer than two dimensions (biases,
+    batch norm) have neither decay nor layer-wise adaptation. `momentum` is that of SGD and LARS (for AdamW it is β₁);
+    `trust` is the coefficient of LARS.
     """
 
     name: Literal["lars", "sgd", "adamw"] = "lars"
@@ -56,10 +56,11 @@ class Optim(Part, slot="optim"):
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling on SGD with momentum (You et al. 2017, Algorithm 1).
+    """Layer-wise adaptive rate scaling on SGD with momentum, after You et al. 2017.
 
     For each parameter `w` with gradient `g` of a group with a `trust` coefficient η and weight decay λ:
     `d = g + λ w`, `d ← d · η ‖w‖ / ‖d‖` where both norms are positive (else unscaled), `m ← μ m + d`, `w ← w − lr · m`.
+    As in later codes ‖g + λw‖ stands for their ‖g‖ + λ‖w‖, and, as in PyTorch's SGD, the rate multiplies the momentum.
     A group whose `trust` is None is plain SGD with momentum. Norms stay on the device: nothing waits for the host.
     """
 

@@ -45,13 +45,18 @@ _STYLE = {
 }
 
 
-def axes(**size):
-    """Empty axes in the house style; `size` goes to the figure (`figsize` in inches)."""
+def figure(**size):
+    """An empty figure in the house style, of the given `figsize` in inches."""
     import seaborn
     from matplotlib.figure import Figure
 
     seaborn.set_theme(style="ticks", palette=list(PALETTE), rc=_STYLE)
-    return Figure(**size).subplots()
+    return Figure(**size)
+
+
+def axes(**size):
+    """Empty axes in the house style; `size` as in `figure`."""
+    return figure(**size).subplots()
 
 
 def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, **labels):
@@ -76,15 +81,16 @@ def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, 
         ax=ax,
         **_looks(frame, hue),
     )
-    figure, values = _finish(ax, labels), sorted(frame[x].unique())
+    values = sorted(frame[x].unique())
+    _finish(ax, labels)
     if ax.get_xscale() == "log" and len(values) <= 8:
         ax.set_xticks(values, [f"{value:g}" for value in values])
         ax.minorticks_off()
-    return figure
+    return ax.figure
 
 
 def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=None, **labels):
-    """Lines of singular values `y` against their rank `x`, one colour per `hue`, one kind of line per `style`.
+    """Lines of singular values `y` against their index `x`, one colour per `hue`, one kind of line per `style`.
 
     `frame` holds one row per line and rank: aggregate over runs beforehand. The ordinate is logarithmic.
     """
@@ -97,7 +103,7 @@ def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=Non
 
 
 def points(frame, x: str, y: str, hue: str, *, ax=None, **labels):
-    """A point (x, y) for each row of `frame`, one colour and one kind of mark per `hue`."""
+    """A point for each row of `frame` at its columns `x` and `y`, one colour and one kind of mark per `hue`."""
     import seaborn
 
     ax = ax or axes()
@@ -106,13 +112,12 @@ def points(frame, x: str, y: str, hue: str, *, ax=None, **labels):
     return _finish(ax, labels)
 
 
-def sheet(images, titles=None, *, columns: int = 8, size: float = 0.9):
+def sheet(images, titles=None, *, columns: int = 8):
     """Images (N, C, H, W), uint8 or float in [0, 1], as a sheet of thumbnails, with a short title over each."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    figure = axes(figsize=(columns * size, rows * size * (1.25 if titles else 1))).figure
-    figure.clear()
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    page = figure(figsize=(columns * 0.9, rows * (1.125 if titles else 0.9)))
+    grid = list(page.subplots(rows, columns, squeeze=False).flat)
     for ax in grid:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(grid, images, strict=False)):
@@ -120,7 +125,7 @@ def sheet(images, titles=None, *, columns: int = 8, size: float = 0.9):
         ax.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", interpolation="none")
         if titles is not None:
             ax.set_title(titles[i], fontsize=9)
-    return figure
+    return page
 
 
 def show(figure, *, caption: str, alt: str, made_by: str | None = None, name: str | None = None) -> None:
@@ -128,7 +133,7 @@ def show(figure, *, caption: str, alt: str, made_by: str | None = None, name: st
 
     `alt` describes in words what the picture shows; `caption` stands below (mathematics between dollar signs);
     `made_by` says what made it: profile, data, seeds, epochs, hardware, commit, wall time. Other pages link to the
-    figure, or show it too, by its `name`, the `id` of its HTML.
+    figure, or show it too, by its `name`, the `id` of its HTML. Raises `ValueError` without caption or `alt`.
     """
     from IPython.display import display
 
@@ -146,8 +151,11 @@ def _looks(frame, hue: str | None) -> dict:
     if set(names) <= set(STRENGTH):
         return {"palette": STRENGTH, "dashes": DASHES}
     taken = STRENGTH.values() if set(names) & set(STRENGTH) else ()
-    free = iter(colour for colour in PALETTE if colour not in taken)
-    return {"palette": {name: STRENGTH.get(name) or next(free) for name in names}, "dashes": True}
+    free, others = [colour for colour in PALETTE if colour not in taken], [n for n in names if n not in STRENGTH]
+    require(
+        len(others) <= len(free), f"{hue} has {len(others)} values besides strengths; there are {len(free)} colours."
+    )
+    return {"palette": STRENGTH | dict(zip(others, free)), "dashes": True}
 
 
 def _finish(ax, labels: dict):

@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -110,9 +109,11 @@ class Run:
         if target == self.path:
             return target
         target.mkdir(parents=True, exist_ok=True)
-        for source in self.path.iterdir():
-            if source.is_file() and not source.name.startswith((".", "checkpoint")):
-                shutil.copyfile(source, target / source.name)
+        kept = [
+            path for path in self.path.iterdir() if path.is_file() and not path.name.startswith((".", "checkpoint"))
+        ]
+        for source in sorted(kept, key=lambda path: path.name == "history.csv"):  # last: it says that the rest is there
+            training.write_whole(target / source.name, source.read_bytes())
         return target
 
 
@@ -128,14 +129,15 @@ def find(config: Config) -> Run | None:
     return None
 
 
-def ensure(
-    config: Config, *, device: str | None = None, time_limit: float | None = None, progress: bool | None = None
-) -> Run:
+def ensure(config: Config, *, device: str | None = None, time_limit: float | None = None) -> Run:
     """The finished run of `config`, trained (or continued) first if it is missing.
 
     Two processes that ask for the same run do not train it twice: one trains, the other waits and reads. Those that
     `torchrun` started train it together, and the first of them locks it and writes. `device` is "cpu", "cuda" or
     "cuda:0", …; the default is a free GPU where there is one, under `torchrun` one for each process.
+
+    Raises `ValueError` for a directory of another configuration, an unknown device or missing data, and what
+    `training.train` raises.
     """
     processes, path = training.world(), folder() / config.id
     first = processes.rank == 0
@@ -156,13 +158,12 @@ def ensure(
             facts = provenance(chosen)  # the code that is running, not what lies there at the end
             facts = _started(path, facts) if first else facts
             images = data.load_train(config.data).images
-            history, seconds, speed = training.train(
-                config, images, path, device=chosen, time_limit=time_limit, progress=progress
-            )
+            history, seconds, speed = training.train(config, images, path, device=chosen, time_limit=time_limit)
         if first:
             facts |= {"seconds": round(seconds, 1)} | _speed(config, images, chosen, speed)
             _write_json(path / "provenance.json", facts)
-            training.write_whole(path / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
+            table = pd.DataFrame(history or {"epoch": [], "loss": [], "learning_rate": []})
+            training.write_whole(path / "history.csv", table.to_csv(index=False).encode())
             for checkpoint in training.checkpoints(path):
                 checkpoint.unlink()
         processes.agree()
@@ -221,7 +222,7 @@ def _speed(config: Config, images: Tensor, device: str, speed: float | None) -> 
 
 
 def commit() -> str:
-    """The commit of the checkout, with "+" if tracked files of the library differ from it; "unknown" without git."""
+    """The commit of the checkout, with "+" if files of the library differ from it; "unknown" without git."""
 
     def git(*arguments) -> str:
         return subprocess.run(

@@ -139,7 +139,6 @@ def train(
     device: str = "cpu",
     time_limit: float | None = None,
     checkpoint_seconds: float = 60,
-    progress: bool | None = None,
 ) -> tuple[list[dict], float, float | None]:
     """Train on `images (N, C, H, W)` uint8; return the history, a row an epoch, the seconds spent, and the speed.
 
@@ -147,7 +146,8 @@ def train(
     of a step, but neither compilation nor the writing of weights.
     Weights are written below `directory` at `config.snapshot_epochs`, checkpoints at ends of epochs every
     `checkpoint_seconds`; two are kept, and the newest that is intact is continued. `time_limit` is in seconds.
-    Raises `Diverged`, `TimeLimit`, or `OSError` where the disk fails.
+    Raises `Diverged`, `TimeLimit`, `OSError` where the disk fails, and `ValueError` if the batch is larger than the
+    data or too small for the processes.
     """
     steps = len(images) // config.batch_size
     require(
@@ -179,7 +179,7 @@ def train(
         save_weights(snapshot_path(directory, 0), method)
     step, speeds = _step(config, method, optimizer, images, device), []
     saved = time.monotonic()
-    with _bar(config, steps, len(history), progress if writes else False) as bar:
+    with _bar(config, steps, len(history), writes) as bar:
         for epoch in range(len(history) + 1, config.epochs + 1):
             began = time.monotonic()
             history.append({"epoch": epoch} | _epoch(config, images, steps, epoch, step, bar, directory))
@@ -292,13 +292,12 @@ def _epoch(config: Config, images: Tensor, steps: int, epoch: int, step: Callabl
     return means | {"learning_rate": learning_rate}
 
 
-def _bar(config: Config, steps: int, done: int, progress: bool | None):
+def _bar(config: Config, steps: int, done: int, writes: bool):
     images = steps * config.batch_size
-    shown = sys.stderr.isatty() if progress is None else progress
     return tqdm(
         total=config.epochs * images,
         initial=done * images,
-        disable=not shown,
+        disable=not (writes and sys.stderr.isatty()),
         unit="images",
         unit_scale=True,
         desc=f"run {config.id}",

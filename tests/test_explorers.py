@@ -314,9 +314,9 @@ def test_with_a_kernel_the_answer_replaces_the_script_s_numbers_for_its_paramete
     assert sent == [{"beta": 7}] and not left
 
 
-def test_a_picture_of_bytes_keeps_its_colours(alive):
+def test_a_picture_of_bytes_keeps_its_grays(alive):
     source = (Path(widgets.__file__).parent / "base.js").read_text() + "export { image };"
-    pixels = [10, 20, 30, 255, 0, 128, 0, 0, 0, 77, 88, 99, 1, 2, 3, 250, 251, 252]
+    pixels = [10, 255, 0, 77, 1, 250]
     seen = alive.evaluate(
         """async ([source, pixels]) => {
             const { image } = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
@@ -329,7 +329,7 @@ def test_a_picture_of_bytes_keeps_its_colours(alive):
         }""",
         [source, pixels],
     )
-    assert [value for i, value in enumerate(seen) if i % 4 < 3] == pixels
+    assert seen == [value for pixel in pixels for value in (pixel, pixel, pixel, 255)]
 
 
 def test_the_views_on_the_page_are_those_of_the_library(alive):

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sslbook import notebooks
+from sslbook import notebooks, runs
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").rglob("*.ipynb"))
@@ -110,7 +110,6 @@ def test_sources_are_what_nbstripout_leaves():
 
 
 def test_a_made_by_line_names_every_fact():
-    line = notebooks.made_by(
-        profile="laptop", data="cifar100", seeds=[0, 1], epochs=60, hardware="H", commit="c", seconds=200
-    )
-    assert line == "profile laptop · cifar100 · seeds 0, 1 · 60 epochs · H · commit c · 3 min"
+    line = notebooks.made_by(profile="laptop", data="shapes", seeds=[0, 1], seconds=200)
+    made = f"{runs.hardware()} · commit {runs.commit()}"
+    assert line == f"profile laptop · shapes · seeds 0, 1 · {made} · 3 min"

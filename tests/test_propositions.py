@@ -53,7 +53,7 @@ def test_the_bound_of_nt_xent_holds(beta):
 def test_the_negatives_are_the_similarities_to_all_other_images():
     z1, z2 = views(7, 3)
     rows = [[theory.cosine(z1[i], other[j]).item() for other in (z1, z2) for j in range(7) if j != i] for i in range(7)]
-    assert torch.allclose(theory.negatives(z1, z2), torch.tensor(rows, dtype=torch.float64), atol=1e-14)
+    assert torch.allclose(theory.negative_similarities(z1, z2), torch.tensor(rows, dtype=torch.float64), atol=1e-14)
 
 
 def test_the_nearest_negative_by_similarity_is_not_that_of_table_1():
@@ -65,7 +65,7 @@ def test_the_nearest_negative_by_similarity_is_not_that_of_table_1():
 def test_proposition_c_1_needs_a_plus(beta, largest):
     z1, z2 = views(noise=0.5)
     part = theory.decomposition(z1, z2, beta)
-    terms = -beta * theory.cosine(z1, z2) + (beta * theory.negatives(z1, z2)).logsumexp(1)
+    terms = -beta * theory.cosine(z1, z2) + (beta * theory.negative_similarities(z1, z2)).logsumexp(1)
     assert terms.mean().item() == pytest.approx(losses.info_nce(z1, z2, beta=beta).item(), abs=1e-12)
     assert torch.allclose(part.alignment + part.expectation + part.entropy, terms, atol=1e-12)
     error = terms - (part.alignment - part.expectation + part.entropy)
@@ -77,7 +77,7 @@ def test_proposition_c_1_needs_a_plus(beta, largest):
 def test_the_gap_of_the_bound_is_an_integral_over_beta_and_limits_the_entropy(beta):
     z1, z2 = views()
     grid = torch.linspace(0, beta, 201, dtype=torch.float64)
-    s = theory.negatives(z1, z2)
+    s = theory.negative_similarities(z1, z2)
     expected = ((grid[:, None, None] * s).softmax(2) * s).sum(2)
     gap, _ = theory.bound_gap(z1, z2, beta)
     assert torch.allclose(torch.trapezoid(s.amax(1) - expected, grid, dim=0), gap, atol=1e-3)
@@ -86,7 +86,7 @@ def test_the_gap_of_the_bound_is_an_integral_over_beta_and_limits_the_entropy(be
 
 
 def test_a_negative_is_pushed_by_its_weight_because_the_force_of_the_entropy_cancels():
-    s = theory.negatives(*views(8, 4)).requires_grad_()
+    s = theory.negative_similarities(*views(8, 4)).requires_grad_()
     p = (2 * s).softmax(1)
     expectation, entropy = 2 * (p * s).sum(1), torch.special.entr(p).sum(1)
     (force,) = torch.autograd.grad((expectation + entropy).sum(), s, retain_graph=True)
@@ -103,7 +103,7 @@ def test_the_least_loss_has_the_greatest_entropy():
 def test_the_limits_of_appendix_c_need_a_unique_nearest_negative():
     generic = theory.decomposition(*views(), beta=1e6)
     assert generic.entropy.max() < 1e-3
-    assert torch.allclose(generic.expectation / 1e6, theory.negatives(*views()).amax(1))
+    assert torch.allclose(generic.expectation / 1e6, theory.negative_similarities(*views()).amax(1))
     z = torch.eye(5, dtype=torch.float64)  # the four other images, twice each, tie
     assert torch.allclose(theory.decomposition(z, z, 1e6).entropy, torch.tensor(8.0).log().double())
 

@@ -67,6 +67,13 @@ def test_the_explorer_comes_with_the_figure_that_stands_in_its_place(cls, monkey
     assert 'aria-label="What is seen."' in shown[1]["text/html"]
 
 
+def test_what_no_slider_can_reach_is_refused():
+    with pytest.raises(ValueError, match=r"reach is 27; it goes from 0 in steps of \d+\."):
+        widgets.Orbits(reach=27)
+    with pytest.raises(ValueError, match=r"epoch is 500; kept are 0, 2, 4, 6, 8\."):
+        widgets.TrainingScrubbed(epoch=500)
+
+
 def test_data_too_heavy_for_a_page_are_refused():
     explorer = widgets.WeightsOnNegatives()
     explorer.data = bytes(300_000)
@@ -80,7 +87,7 @@ def test_numbers_that_json_cannot_hold_are_refused(monkeypatch):
         widgets.WeightsOnNegatives()
 
 
-@given(st.floats(0, 50), st.integers(0, 60), st.integers(2, 12), st.integers(-180, 180))
+@given(st.integers(0, 100).map(lambda k: k / 2), st.integers(0, 60), st.integers(2, 12), st.integers(-180, 180))
 def test_gap_on_the_circle_lies_between_zero_and_its_limit(beta, spread, images, turn):
     exact = widgets.AttractionRepulsion(beta=beta, spread=spread, images=images, turn=turn).exact
     assert -1e-9 <= exact["gap"] <= exact["limit"] + 1e-9
@@ -181,7 +188,11 @@ def test_scrubbed_numbers_are_means_and_deviations_over_the_seeds_of_the_records
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.floats(-1.5, 0.5), st.integers(0, 300), st.lists(st.integers(-180, 180), min_size=6, max_size=6))
+@given(
+    st.integers(-30, 10).map(lambda k: k / 20),
+    st.integers(0, 300),
+    st.lists(st.integers(-180, 180), min_size=6, max_size=6),
+)
 def test_matching_gap_lies_between_that_of_the_best_assignment_and_infonce(log_epsilon, spread, turns):
     names = ("one", "two", "three", "four", "five", "six")
     explorer = widgets.Matching(log_epsilon=log_epsilon, spread=spread, **dict(zip(names, turns, strict=True)))

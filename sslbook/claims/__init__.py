@@ -50,12 +50,16 @@ def claim(id: str) -> Claim:
     return known[id]
 
 
-def verdicts(profile: str = "laptop", *ids: str) -> list[Verdict]:
-    """The verdicts on the claims `ids` (all by default) from the finished runs of `profile`; nothing is trained."""
+def verdicts(profile: str = "laptop", *ids: str, dataset: str | None = None, seeds=None) -> list[Verdict]:
+    """The verdicts on the claims `ids` (all by default) from the finished runs of `profile`; nothing is trained.
+
+    Runs on another `dataset` or of other `seeds` than the declared ones decide nothing.
+    """
     chosen = [claim(id) for id in ids] or list(CLAIMS)
     found, frames = {}, {}
     for name in {c.paper for c in chosen if c.tests and c.dataset}:
         paper = papers.module(name)
-        found[name] = [run for config in paper.configs("main", profile) if (run := runs.find(config)) is not None]
+        configs = paper.configs("main", profile, dataset, seeds)
+        found[name] = [run for config in configs if (run := runs.find(config)) is not None]
         frames[name] = paper.scalars(found[name]) if found[name] else None
     return [judge(c, found.get(c.paper, []), profile, frame=frames.get(c.paper)) for c in chosen]

@@ -88,7 +88,6 @@ class Verdict:
     status: str
     outcomes: tuple[Outcome, ...] = ()
     violation: float | None = None
-    profile: str | None = None
     runs: tuple[str, ...] = ()
 
 
@@ -108,15 +107,13 @@ def judge(claim: Claim, found: list[runs.Run], profile: str, *, frame: pd.DataFr
         return Verdict(claim, _status(outcomes, claim.seeds), outcomes)
     paper = papers.module(claim.paper)
     if PROFILES.index(profile) < PROFILES.index(claim.profile) or not found:
-        return Verdict(claim, UNDECIDED, profile=profile)
+        return Verdict(claim, UNDECIDED)
     declared = {config.id for config in paper.configs("main", profile, claim.dataset)}
     if {run.config.id for run in found} != declared:  # to decide as soon as enough seeds agree is optional stopping
-        return Verdict(claim, UNDECIDED, profile=profile)
+        return Verdict(claim, UNDECIDED)
     frame = paper.scalars(found) if frame is None else frame
     outcomes = tuple(_outcome(test, frame) for test in claim.tests)
-    return Verdict(
-        claim, _status(outcomes, claim.seeds), outcomes, None, profile, tuple(run.config.id for run in found)
-    )
+    return Verdict(claim, _status(outcomes, claim.seeds), outcomes, runs=tuple(run.config.id for run in found))
 
 
 def table(judged: list[Verdict]) -> pd.DataFrame:
@@ -127,10 +124,9 @@ def table(judged: list[Verdict]) -> pd.DataFrame:
         if verdict.violation is not None:
             rows.append(row | {"test": "violation by the counter-example", "mean": verdict.violation})
         for o in verdict.outcomes:
-            low, high = o.low, o.high
             rows.append(
                 row
-                | {"test": o.test.says, "mean": o.mean, "low": low, "high": high, "seeds": o.seeds}
+                | {"test": o.test.says, "mean": o.mean, "low": o.low, "high": o.high, "seeds": o.seeds}
                 | {"must exceed": o.test.threshold, "test says": o.state}
             )
         if verdict.violation is None and not verdict.outcomes:

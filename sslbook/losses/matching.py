@@ -44,6 +44,7 @@ def sinkhorn(cost: Tensor, epsilon: float, *, tol: float = 1e-3, max_iter: int =
     Source: Cuturi 2013; stabilised as in Schmitzer 2019. Raises `ValueError` unless epsilon > 0 and C is square.
     """
     require(epsilon > 0, f"epsilon is {epsilon}; Sinkhorn's iterations need it to be positive.")
+    require(max_iter >= 1, f"max_iter is {max_iter}; it must be at least 1.")
     require(
         cost.ndim >= 2 and cost.shape[-1] == cost.shape[-2] > 0,
         f"The cost has the shape {tuple(cost.shape)}; it must be (..., N, N) with N of at least 1.",
@@ -148,14 +149,14 @@ def _solve(cost: Tensor, epsilon: float, tol: float, max_iter: int) -> tuple[Ten
     for axes in others:
         potentials.append(-logits.amax(axes, keepdim=True))
         logits += potentials[-1]
-    for iterations in itertools.count(0, 10):  # a check costs as much as several iterations, and a GPU waits for it
+    for iterations in (*range(0, max_iter, 10), max_iter):  # a check costs several iterations, and a GPU waits for it
         plan = logits.clamp(min=-80).exp_()  # below, float32 sums feel nothing and exp is ten times slower
         error = sum((plan.sum(axes) - 1 / n).abs().sum(1) for axes in others)
         late = bool((error > tol).any())
         if not late or iterations >= max_iter:
             break
         scalings = [cost.new_ones(batch, n)] * k
-        for _, axis in itertools.product(range(10), range(k)):
+        for _, axis in itertools.product(range(min(10, max_iter - iterations)), range(k)):
             scalings[axis] = 1 / n / _marginal(plan, scalings, axis)
         for potential, scaling in zip(potentials, scalings):
             change = scaling.log().view_as(potential)

@@ -15,7 +15,7 @@ def paired(z1: Tensor, z2: Tensor, *, least: int = 2) -> tuple[Tensor, Tensor]:
         z1.ndim == 2 and z1.shape == z2.shape,
         f"The views have the shapes {tuple(z1.shape)} and {tuple(z2.shape)}; both must have the same shape (N, D).",
     )
-    require(len(z1) >= least, f"The batch holds {len(z1)} image; this loss needs at least {least}.")
+    require(len(z1) >= least, f"The batch holds {len(z1)} image(s); this loss needs at least {least}.")
     dtype = torch.promote_types(z1.dtype, z2.dtype)
     return promoted(z1.to(dtype)), promoted(z2.to(dtype))
 

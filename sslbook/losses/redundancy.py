@@ -5,9 +5,9 @@ stays. For N < D the energy off the diagonal of M = AᵀB, (D, D), comes from (N
 
     Σ_{d ≠ e} M_de² = ⟨AAᵀ, BBᵀ⟩ − Σ_d M_dd².
 
-In float32 the difference is right to 2e-6 of Σ_d M_dd². With A = B and equal variances nothing cancels: M has rank
-N − 1 at most, so its energy is at least D/(N − 1) times that of its diagonal. Only where fewer than N uncorrelated
-coordinates hold all the variance does a small rest have a large relative error.
+In float32 the difference is right to 2e-6 of the larger of itself and Σ_d M_dd². With A = B and equal variances nothing
+cancels: M has rank N − 1 at most, so its energy is at least D/(N − 1) times that of its diagonal. Only where fewer than
+N uncorrelated coordinates hold all the variance does a small rest have a large relative error.
 """
 
 import torch
@@ -43,8 +43,8 @@ def vicreg(
 def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float = 5e-3) -> Tensor:
     """Σ_d (1 − K_dd)² + redundancy · Σ_{d ≠ e} K_de², K (D, D) the correlations of the coordinates across the views.
 
-    Coordinates are divided by √(V + 1e-5), V their biased variance, as in batch norm: then K_dd is 1 for identical
-    views, and their first sum 0. A coordinate that is constant counts 1.
+    Coordinates are divided by √(V + 1e-5), V their biased variance, as in batch norm: for identical views K_dd is
+    V/(V + 1e-5), and their first sum 0 up to that. A coordinate that is constant counts 1.
 
     Source: Zbontar et al. 2021, Eq. 1 and 2. Raises `ValueError` if the shapes differ or N < 2.
     """

@@ -20,11 +20,11 @@ class Method(nn.Module):
 
     def loss(self, views: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of `views (k, N, C, H, W)` in [0, 1], and scalars to log."""
-        raise TypeError(f"{type(self).__name__} defines no loss.")
+        raise NotImplementedError(f"{type(self).__name__} defines no loss.")
 
     def encode(self, images: Tensor) -> Tensor:
         """Features `h (N, D)` of `images (N, C, H, W)` in [0, 1]."""
-        raise TypeError(f"{type(self).__name__} defines no features.")
+        raise NotImplementedError(f"{type(self).__name__} defines no features.")
 
     def gather(self, z: Tensor) -> Tensor:
         """The rows of the whole batch, of which `z` are those of this process; alone, they are `z`."""
@@ -72,4 +72,4 @@ class Pairwise(Part):
 
     def pair_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
         """The loss between projections (N, D) of two views of the same N images."""
-        raise TypeError(f"{type(self).__name__} defines no loss.")
+        raise NotImplementedError(f"{type(self).__name__} defines no loss.")

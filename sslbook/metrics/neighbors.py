@@ -65,7 +65,7 @@ def knn_accuracy(
 
 
 def require_labelled(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> None:
-    """Raise `ValueError` unless the features are (M, D) and (N, D) and each has one label."""
+    """Raise `ValueError` unless the features are (M, D) and (N, D), of one image at least, and each has one label."""
     require(
         train.ndim == 2 and test.ndim == 2 and train.shape[1] == test.shape[1],
         f"train and test have the shapes {tuple(train.shape)} and {tuple(test.shape)}; they must be (M, D) and (N, D).",
@@ -74,6 +74,10 @@ def require_labelled(train: Tensor, train_labels: Tensor, test: Tensor, test_lab
         train_labels.shape == train.shape[:1] and test_labels.shape == test.shape[:1],
         f"There are {tuple(train_labels.shape)} and {tuple(test_labels.shape)} labels for {len(train)} training and "
         f"{len(test)} test features; each feature needs one.",
+    )
+    require(
+        len(train) > 0 and len(test) > 0,
+        f"There are {len(train)} training and {len(test)} test features; none of either is too few.",
     )
 
 

@@ -39,24 +39,29 @@ def check(profile: str, dataset: str | None = None, seeds=None, device: str | No
         f"dataset is {dataset!r}; allowed are None, {', '.join(map(repr, data.SETS))}.",
     )
     require(
-        seeds is None or (len(seeds) > 0 and all(isinstance(seed, int) and seed >= 0 for seed in seeds)),
+        seeds is None
+        or (isinstance(seeds, (list, tuple)) and seeds and all(isinstance(s, int) and s >= 0 for s in seeds)),
         f"seeds is {seeds!r}; allowed are None or a list of integers of at least 0.",
     )
     runs.check_device(device)
 
 
-def on(dataset: str | None, settings: dict) -> dict:
+def with_dataset(dataset: str | None, settings: dict) -> dict:
     """A copy of a profile's settings, with as many images of `dataset` (all, of `shapes`) in the place of its own."""
     if dataset in (None, settings["data"].name):
         return dict(settings)
     return settings | {"data": data.Data(dataset, settings["data"].images if dataset != "shapes" else None)}
 
 
+FAST = 790e12 / 3
+"""Operations per second: a third of what an H200 reaches in products of bfloat16 matrices (in data sheets 989e12)."""
+
+
 def gpu_hours(config: Config) -> float:
-    """What a run is expected to take on an H200, from its arithmetic at a third of 790 TFLOP/s: an estimate."""
+    """Hours that a run is expected to take on an H200, from its arithmetic at the rate `FAST`: an estimate."""
     images = config.data.images or data.train_size(config.data.name)
     shape = (1, 28, 28) if "mnist" in config.data.name else (3, 32, 32)
-    return config.epochs * images * training.flop(config, shape) / (790e12 / 3) / 3600
+    return config.epochs * images * training.flop(config, shape) / FAST / 3600
 
 
 def describe(config: Config) -> str:
@@ -73,7 +78,8 @@ _PAIRS = 2048
 
 
 class Observation(NamedTuple):
-    """Features after one kept epoch, in evaluation mode: of training and of test images, of two views of the pairs."""
+    """Features after one kept epoch, in evaluation mode, each (·, D): of all training images (`bank`), of the test
+    images (`queries`), of two views of the pairs."""
 
     method: Method
     bank: Tensor
@@ -119,7 +125,7 @@ def _encode(method: Method, images: Tensor, device: str) -> Tensor:
 
 
 class Facts(NamedTuple):
-    """What a page says of its runs: the line under a figure, data set, seeds, dimensions, scale in words, seconds."""
+    """What a page says of its runs: the line under a figure, data set, seeds, numbers of dimensions, scale, seconds."""
 
     line: str
     data: str
@@ -131,7 +137,8 @@ class Facts(NamedTuple):
 
 
 def facts(found: list[runs.Run], profile: str) -> Facts:
-    """The provenance of figures drawn from `found`, which share data set and epochs."""
+    """The provenance of figures drawn from `found`; data set, epochs and dimensions are those of the first run."""
+    require(bool(found), "There are no runs to tell the provenance of.")
     config, seeds = found[0].config, sorted({run.config.seed for run in found})
     made = [run.provenance for run in found]
     hardware = sorted({f"{facts['hardware']}, {facts['precision']}" for facts in made})
@@ -145,22 +152,23 @@ def facts(found: list[runs.Run], profile: str) -> Facts:
         f"{scale} · runs: {policies} · {' and '.join(hardware)} · commit {', '.join(commits)} · "
         f"{seconds / 60:.1f} min of training"
     )
-    dimension = config.encoder.width * 2 ** (len(config.encoder.blocks) - 1)
-    return Facts(line, config.data.name, seeds, dimension, config.method.widths[-1], scale, seconds)
+    return Facts(line, config.data.name, seeds, config.encoder.dim, config.method.widths[-1], scale, seconds)
 
 
-def obtain(configs: list[Config], *, device: str | None = None, time_limit: float | None = None) -> Iterator[runs.Run]:
-    """The finished runs of `configs` one after the other, the missing ones trained.
-
-    Raises `ValueError` if they would take more than half an hour of a fast GPU, there is none here, and no `device`
-    was named: then a processor must be asked for by name.
-    """
+def require_affordable(configs: list[Config], device: str | None) -> None:
+    """Raise `ValueError` if the missing ones of `configs` would take more than six minutes of a fast GPU, there is none
+    here, and no `device` was named: then a processor must be asked for by name."""
     hours = sum(gpu_hours(config) for config in configs if runs.find(config) is None)
     require(
-        hours < 0.5 or device is not None or torch.cuda.is_available(),
+        hours < 0.1 or device is not None or torch.cuda.is_available(),
         f"The missing runs take about {hours:.1f} hours on a fast GPU, and a thousand times that on a processor; "
         f"PyTorch sees no GPU here. The device 'cpu', given by name, starts them all the same.",
     )
+
+
+def obtain(configs: list[Config], *, device: str | None = None, time_limit: float | None = None) -> Iterator[runs.Run]:
+    """The finished runs of `configs` one after the other, the missing ones trained; see `require_affordable`."""
+    require_affordable(configs, device)
     started = time.monotonic()
     for config in configs:
         left = None if time_limit is None else time_limit - (time.monotonic() - started)

@@ -17,7 +17,7 @@ from sslbook.losses import info_nce, info_nce_upper_bound
 from sslbook.methods import JointEmbedding, SimCLR
 from sslbook.models import ResNet
 from sslbook.optim import Optim
-from sslbook.papers import BATCH, check, observe, on
+from sslbook.papers import BATCH, check, observe, with_dataset
 from sslbook.papers import geometry_theory as theory
 from sslbook.runs import Run
 from sslbook.views import policy
@@ -72,7 +72,7 @@ def configs(figure: str, profile: str, dataset: str | None = None, seeds=None) -
     """The runs behind a figure ("main" for all), the most valuable first: one seed of each strength, then more."""
     require(figure in FIGURES, f"figure is {figure!r}; allowed are {', '.join(map(repr, FIGURES))}.")
     check(profile, dataset, seeds)
-    settings = on(dataset, _PROFILES[profile])
+    settings = with_dataset(dataset, _PROFILES[profile])
     (last,) = settings.pop("widths")
     varied = {
         "fig8": [(policy("large"), SimCLR(widths=(*(last * h for h in hidden), last))) for hidden in _HIDDEN],
@@ -289,6 +289,7 @@ def spectra(runs: list[Run], name: str) -> pd.DataFrame:
     frames = []
     for run in runs:
         arrays = measure(run)
+        require(name in arrays, f"Run {run.config.id} has no spectrum {name!r}: its projector is not one matrix.")
         for epoch, sigma in zip(arrays["epoch"].tolist(), arrays[name].double(), strict=True):
             frame = pd.DataFrame({"index": range(1, len(sigma) + 1), "sigma": sigma.numpy()})
             frames.append(frame.assign(strength=run.config.views.name, seed=run.config.seed, epoch=epoch))

@@ -29,7 +29,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a, b, dim=-1)
 
 
-def negatives(z1: Tensor, z2: Tensor) -> Tensor:
+def negative_similarities(z1: Tensor, z2: Tensor) -> Tensor:
     """s_il = ⟨f_i^(1), f_l⟩ for the 2(N − 1) views l of the other images, (N, 2(N − 1))."""
     f1, f2, n = F.normalize(z1), F.normalize(z2), len(z1)
     # Without its last element and read n + 1 to the line, a square matrix has its diagonal in the first column.
@@ -54,7 +54,7 @@ def bound_gap(z1: Tensor, z2: Tensor, beta: float) -> tuple[Tensor, Tensor]:
 
     For β ≥ 0: 0 ≤ gap ≤ min(log 2(N − 1), limit). Prop. 3.1 omits the condition; for β < 0 the gap is negative.
     """
-    s = negatives(z1, z2)
+    s = negative_similarities(z1, z2)
     gap = beta * s.amax(1) - (beta * s).logsumexp(1) + math.log(s.shape[1])
     return gap, beta * (s.amax(1) - s.mean(1))
 
@@ -64,7 +64,7 @@ def nt_xent_bound(z1: Tensor, z2: Tensor, beta: float) -> Tensor:
 
     NT-Xent is the mean of softplus(l_i), whose slope is below 1: the bound is at most log 2(N − 1) above.
     """
-    upper = beta * (negatives(z1, z2).amax(1) - cosine(z1, z2)) + math.log(2 * (len(z1) - 1))
+    upper = beta * (negative_similarities(z1, z2).amax(1) - cosine(z1, z2)) + math.log(2 * (len(z1) - 1))
     return F.softplus(upper, threshold=40).mean()
 
 
@@ -79,7 +79,7 @@ def decomposition(z1: Tensor, z2: Tensor, beta: float) -> Decomposition:
 
     l_i = alignment + expectation + entropy. Prop. C.1 and Eq. 13 print − expectation; the paper's proof has the plus.
     """
-    s = negatives(z1, z2)
+    s = negative_similarities(z1, z2)
     p = (beta * s).softmax(1)
     return Decomposition(-beta * cosine(z1, z2), beta * (p * s).sum(1), torch.special.entr(p).sum(1))
 
@@ -282,12 +282,13 @@ def position_reader(widths: tuple[int, ...], seed: int = 0, steps: int = 500) ->
     A stand-in for the projector in Fig. 8: 512 points lie off the unit circle by up to 0.3 either way. The network has
     to ignore that displacement, so its gradient W_ω should point along the tangent.
     """
-    torch.manual_seed(seed)
-    angle, radius = ARC * torch.rand(512), 1 + 0.3 * (2 * torch.rand(512) - 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        angle, radius = ARC * torch.rand(512), 1 + 0.3 * (2 * torch.rand(512) - 1)
+        sizes = (2, *widths)
+        layers = [m for a, b in zip(sizes, widths) for m in (torch.nn.Linear(a, b), torch.nn.ReLU())]
+        network = torch.nn.Sequential(*layers, torch.nn.Linear(sizes[-1], 1))
     points = radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
-    sizes = (2, *widths)
-    layers = [m for a, b in zip(sizes, widths) for m in (torch.nn.Linear(a, b), torch.nn.ReLU())]
-    network = torch.nn.Sequential(*layers, torch.nn.Linear(sizes[-1], 1))
     optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):

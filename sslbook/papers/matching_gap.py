@@ -18,7 +18,7 @@ from sslbook.data import Data
 from sslbook.methods import MatchingGap, SimCLR, VICReg
 from sslbook.models import ResNet
 from sslbook.optim import Optim
-from sslbook.papers import BATCH, check, observe, on
+from sslbook.papers import BATCH, check, observe, with_dataset
 from sslbook.runs import Run
 from sslbook.views import policy
 
@@ -64,7 +64,7 @@ def configs(figure: str, profile: str, dataset: str | None = None, seeds=None) -
     """The runs behind a figure ("main" for those that decide claims), the most valuable first: seed after seed."""
     require(figure in FIGURES, f"figure is {figure!r}; allowed are {', '.join(map(repr, FIGURES))}.")
     check(profile, dataset, seeds)
-    settings = on(dataset, _PROFILES[profile])
+    settings = with_dataset(dataset, _PROFILES[profile])
     widths, batch_size = settings.pop("widths"), settings.pop("batch_size")
     if figure == "main":
         varied = [(name, method, batch_size) for name, method in itertools.product(POLICIES, _METHODS)]
@@ -186,6 +186,7 @@ def scalars(runs: list[Run]) -> pd.DataFrame:
     for run in runs:
         arrays, method = measure(run), run.config.method
         epsilon = getattr(method, "epsilon", EPSILON)
+        require(epsilon in EPSILONS, f"Run {run.config.id} has epsilon {epsilon}; it is measured at {EPSILONS}.")
         at = EPSILONS.index(epsilon)
         for t, epoch in enumerate(arrays["epoch"].tolist()):
             row = {
@@ -234,9 +235,7 @@ def gaps(runs: list[Run]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def descend(
-    x: Tensor, y: Tensor, *, epsilon: float, steps: int = 100, rate: float = 0.3
-) -> tuple[Tensor, Tensor, pd.DataFrame]:
+def descend(x: Tensor, y: Tensor, *, epsilon: float, steps: int = 100) -> tuple[Tensor, Tensor, pd.DataFrame]:
     """Steepest descent of N·MG_ε (cost 1 − cos) over the views themselves, unit vectors `x` and `y` (N, D).
 
     No encoder ties them, so they end where the loss wants them. Returns both, and a row for each step: `step`, `gap`,
@@ -248,5 +247,5 @@ def descend(
         loss = losses.matching_gap(x, y, epsilon=epsilon)
         rows.append((step, loss.item(), (x - y).norm(dim=1).mean().item()))
         if step < steps:
-            x, y = (z - rate * len(z) * g for z, g in zip((x, y), torch.autograd.grad(loss, (x, y)), strict=True))
+            x, y = (z - 0.3 * len(z) * g for z, g in zip((x, y), torch.autograd.grad(loss, (x, y)), strict=True))
     return x.detach(), y.detach(), pd.DataFrame(rows, columns=["step", "gap", "distance"])

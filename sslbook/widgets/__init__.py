@@ -16,7 +16,7 @@ the library's numbers, and draws the figure that stands in its place on paper:
 The script draws the same at once, from a closed form of at most ten lines or from frames in the trait `data`:
 
     export default explorer({
-      draw({ values, data, exact, width, height }) {
+      draw({ values, data, width, height }) {
         const length = 2 * Math.sin((values.angle * Math.PI) / 360);
         return { picture: `<path d="…"/>`, label: `A chord of ${values.angle}°.`, numbers: { length } };
       },

@@ -13,19 +13,15 @@ function written(value, digits = Number.isInteger(value) ? 0 : Math.abs(value) <
   return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
 }
 
-// Markup of a (height, width, channels) picture of bytes, 1 or 3 channels, `size` pixels wide with its corner at (x, y).
-function image(pixels, width, height, x, y, size, alt = "") {
+// Markup of a (height, width) picture of gray bytes, `size` pixels wide with its corner at (x, y).
+function image(pixels, width, height, x, y, size) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const context = canvas.getContext("2d");
   const target = context.createImageData(width, height);
-  const channels = pixels.length / (width * height);
-  for (let i = 0; i < width * height; i++) {
-    for (let c = 0; c < 3; c++) target.data[4 * i + c] = pixels[channels * i + (channels === 3 ? c : 0)];
-    target.data[4 * i + 3] = 255;
-  }
+  for (let i = 0; i < width * height; i++) target.data.set([pixels[i], pixels[i], pixels[i], 255], 4 * i);
   context.putImageData(target, 0, 0);
   return `<image href="${canvas.toDataURL()}" x="${x}" y="${y}" width="${size}" height="${(size * height) / width}"
-    style="image-rendering: pixelated"><title>${alt}</title></image>`;
+    style="image-rendering: pixelated"/>`;
 }
 
 // Axes over the ranges x and y: X and Y take data to pixels, frame is their markup. On a log axis the data stay as they are.
@@ -61,9 +57,9 @@ function axes({ width, height, x, y, xlabel, ylabel, log = "", left = 54, right 
 
    read(view, model): what `draw` gets as data; by default the trait `data` as float32.
    height(width): height of the picture, in pixels as all lengths.
-   draw({ values, options, data, exact, width, height }) → { picture, label, numbers }: the markup inside the <svg>, the sentence
-     that describes it, and the numbers by name. `options` are those of each choice. `exact` is Python's answer if it is for these values, else null; its
-     numbers replace those of the script.
+   draw({ values, options, data, width, height }) → { picture, label, numbers }: the markup inside the <svg>, the
+     sentence that describes it, and the numbers by name, which Python's replace once it has answered for these values.
+     `options` are those of each choice.
    drag(name, x, y, { values, data, width, height }) → values to set, when the pointer moves what has data-drag=name. */
 function explorer({ read = floats, height = (width) => Math.min(0.62 * width, 380), draw, drag }) {
   function render({ model, el }) {
@@ -100,7 +96,7 @@ function explorer({ read = floats, height = (width) => Math.min(0.62 * width, 38
       if (!width) return;
       data ??= read(model.get("data"), model);
       const answered = controls.every(({ name }) => exact.at?.[name] === now[name]) ? exact : null;
-      const drawn = draw({ values: now, options, data, exact: answered, width, height });
+      const drawn = draw({ values: now, options, data, width, height });
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
       svg.setAttribute("height", height);
       svg.setAttribute("aria-label", drawn.label);

@@ -35,7 +35,7 @@ class Explorer(anywidget.AnyWidget):
 
     `numbers` labels what is read out. `data` is what the script draws from besides the parameters. `exact` is the
     latest answer of `compute`, with the parameters that it answers under `at`. A parameter out of its range raises
-    `TraitError`.
+    `TraitError`, one between two steps `ValueError`.
     """
 
     numbers: ClassVar[dict[str, str]] = {}
@@ -66,11 +66,11 @@ class Explorer(anywidget.AnyWidget):
 
     def compute(self) -> dict:
         """The numbers (and what else the script draws) at the present parameters, exactly; no NaN, no infinity."""
-        raise TypeError(f"{type(self).__name__} computes no numbers.")
+        raise NotImplementedError(f"{type(self).__name__} computes no numbers.")
 
     def still(self):
         """The figure that stands in the explorer's place where no script runs."""
-        raise TypeError(f"{type(self).__name__} draws no plain figure.")
+        raise NotImplementedError(f"{type(self).__name__} draws no plain figure.")
 
     def show(self, *, caption: str, alt: str, **about) -> None:
         """Display the explorer, and below it the figure `still` with its caption; `about` as in `plotting.show`.
@@ -88,4 +88,7 @@ class Explorer(anywidget.AnyWidget):
 
     def _answer(self, change=None) -> None:
         at = {control["name"]: getattr(self, control["name"]) for control in self.controls}
+        for name, low, step in ((c["name"], c["min"], c["step"]) for c in self.controls if "step" in c):
+            steps = (at[name] - low) / step  # the data that the script draws from are those of the steps
+            require(abs(steps - round(steps)) < 1e-6, f"{name} is {at[name]}; it goes from {low} in steps of {step}.")
         self.exact = json.loads(json.dumps({"at": at} | self.compute(), allow_nan=False))

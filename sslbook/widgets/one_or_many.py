@@ -21,8 +21,7 @@ SIDE = 1.4
 def pieces(network: str, weights: str) -> tuple[torch.Tensor, torch.Tensor, list]:
     """W_ω of a `position_reader` at each degree of the arc (316, 2), the index of its region (316,), the regions."""
     layers, width = map(int, network.split(" × "))
-    with torch.random.fork_rng():
-        projector = theory.position_reader((width,) * layers, steps=500 * (weights == "fitted"))
+    projector = theory.position_reader((width,) * layers, steps=500 * (weights == "fitted"))
     square = [(-SIDE, -SIDE), (SIDE, -SIDE), (SIDE, SIDE), (-SIDE, SIDE)]
     cells = theory.cells(theory.hidden_layers(projector, torch.tensor([[0.0, 0], [1, 0], [0, 1]])), square)
     centres = torch.stack([torch.tensor(cell.mean(0)) for cell in cells])

@@ -52,7 +52,10 @@ def _gather(found: tuple[runs.Run, ...]) -> tuple[Tensor, dict[str, Tensor], dic
         parts = [grouped[measure].mean(), grouped[measure].std(ddof=0)]
         parts = [torch.tensor(part.unstack()[list(geometry.STRENGTHS)].values.copy()) for part in parts]
         measures[measure] = torch.stack(parts, 2)
-    return torch.tensor(sorted(set(frame.epoch))), curves, measures
+    epochs = torch.tensor(sorted(set(frame.epoch)))
+    even = len(epochs) > 1 and len(epochs.diff().unique()) == 1
+    require(even, f"The runs keep the epochs {epochs.tolist()}; a slider needs two or more, evenly spaced from 0.")
+    return epochs, curves, measures
 
 
 class TrainingScrubbed(Explorer):
@@ -76,12 +79,13 @@ class TrainingScrubbed(Explorer):
         parts = [head, self._epochs, *self._curves.values(), *self._measures.values()]
         frames = torch.cat([part.flatten().float() for part in parts]).numpy().tobytes()
         super().__init__(data=frames, **{"epoch": int(self._epochs[count // 2])} | values)
-        first, *others = self._epochs.tolist()
-        kept = {"max": others[-1], "step": others[0] - first}
+        kept = {"max": int(self._epochs[-1]), "step": int(self._epochs[1])}
         self.controls = [control | kept if control["name"] == "epoch" else control for control in self.controls]
 
     def _now(self) -> int:
-        return int((self._epochs - self.epoch).abs().argmin())
+        epochs = self._epochs.tolist()
+        require(self.epoch in epochs, f"epoch is {self.epoch}; kept are {', '.join(map(str, epochs))}.")
+        return epochs.index(self.epoch)
 
     def compute(self) -> dict:
         return dict(
@@ -89,8 +93,7 @@ class TrainingScrubbed(Explorer):
         )
 
     def still(self):
-        figure = plotting.axes(figsize=(8, 3.5)).figure
-        figure.clear()
+        figure = plotting.figure(figsize=(8, 3.5))
         left, right = figure.subplots(1, 2)
         left.set_title(f"{self.curve}, epoch {self.epoch}", fontsize=10)
         right.set(title=self.measure, xlabel="epoch")

@@ -38,7 +38,9 @@ class WeightsOnNegatives(Explorer):
 
     def __init__(self, **values):
         self._batches = batches()
-        self._similarity = {k: theory.negatives(*z)[0].sort(descending=True).values for k, z in self._batches.items()}
+        self._similarity = {
+            k: theory.negative_similarities(*z)[0].sort(descending=True).values for k, z in self._batches.items()
+        }
         frames = torch.stack(list(self._similarity.values())).float()
         super().__init__(data=frames.numpy().tobytes(), **values)
 
