@@ -75,7 +75,7 @@ def execute(path, profile: str = "laptop", output=None, **values) -> Path:
 def made_by(*, profile: str, data: str, seeds=(), seconds: float | None = None) -> str:
     """The line under a figure that was computed on its page; under one of runs stands `papers.facts(…).line`."""
     parts = [f"profile {profile}", data]
-    parts += [f"seeds {', '.join(map(str, seeds))}"] if seeds else []
+    parts += [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []
     parts += [runs.hardware(), f"commit {runs.commit()}"]
     parts += [] if seconds is None else [f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"]
     return " · ".join(parts)

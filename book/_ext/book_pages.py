@@ -213,7 +213,7 @@ def claim_table(app, found):
 
 
 def test_table(found):
-    rows = ["| Claim | Test | Mean (95 % interval) | Must exceed | Seeds | It |", "|---|---|---|---|---|---|"]
+    rows = ["| Claim | Test | Mean (95 % interval) | Must exceed | Seeds | State |", "|---|---|---|---|---|---|"]
     for v in found:
         for o in v.outcomes:
             limit = number(o.test.threshold)

@@ -15,6 +15,7 @@ from sslbook.claims.ledger import (
     Verdict,
     interval,
     judge,
+    styled,
     table,
     with_thresholds,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "claim",
     "interval",
     "judge",
+    "styled",
     "table",
     "verdicts",
     "with_thresholds",

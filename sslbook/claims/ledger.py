@@ -135,6 +135,16 @@ def table(judged: list[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def styled(judged: list[Verdict]):
+    """`table` as a page shows it: without places, without columns that are empty, numbers with three digits."""
+    frame = table(judged).drop(columns="where").dropna(axis=1, how="all")
+
+    def digits(value) -> str:
+        return f"{value:.3g}".replace("-", "−") if isinstance(value, float) else value
+
+    return frame.style.hide(axis="index").format(digits, na_rep="").set_table_attributes('class="dataframe verdicts"')
+
+
 def with_thresholds(claim: Claim, *thresholds: float) -> Claim:
     """The same claim under other thresholds, one for each test: disagree with a rule and see the verdict change."""
     require(
