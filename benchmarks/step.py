@@ -4,6 +4,10 @@ The plain loop is what one writes from the tutorials: torchvision's v2 transform
 a `DataLoader` of one process, contiguous memory, the allocator as it is, no mixed precision, on the same cores.
 """
 
+import statistics
+import subprocess
+import sys
+
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
@@ -29,26 +33,40 @@ class Pairs(Dataset):
 
 
 def rows() -> list[dict]:
-    """A step of the laptop profile under large augmentations: beside the plain loop, and beside itself before the
-    allocator is told to keep memory."""
-    config, images, step = laptop()
-    plain = training.build(config, 3, data.channel_statistics(images))
-    encoder, optimizer = plain.encoder, config.optim.build(plain)
+    """Each in processes of its own, as the C library's allocator remembers what a process has done before."""
+    taken = {kind: [] for kind in ("plain", "as it is", "kept")}
+    for kind in list(taken) * 3:
+        command = [sys.executable, "-m", "benchmarks.step", kind]
+        taken[kind].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    plain, before, ours = (statistics.median(times) for times in taken.values())
+    what = f"laptop step, {geometry.configs('fig1', 'laptop')[0].batch_size} images"
+    return [row(what, ours, "plain loop, loader-fed", plain), row(what, ours, "ours, allocator as it is", before)]
+
+
+def main():
+    """Print the milliseconds of a step: of the "plain" loop, or of ours with the allocator "as it is" or "kept"."""
+    _, kind = sys.argv
+    if kind == "kept":
+        training.keep_memory()
+    print(*milliseconds(plain() if kind == "plain" else laptop()[2], repeats=5))
+
+
+def plain():
+    """The function that takes a step of the plain loop."""
+    config, images, _ = laptop()
+    method = training.build(config, 3, data.channel_statistics(images))
+    encoder, optimizer = method.encoder, config.optim.build(method)
     loader = DataLoader(Pairs(images, torchvision_per_image(config.views)), batch_size=config.batch_size)
 
     def loop():
         for first, second in loader:
             optimizer.zero_grad()
             normalised = (torch.cat([first, second]).float() / 255 - encoder.mean) / encoder.std
-            z1, z2 = plain.projector(encoder.trunk(normalised).mean(dim=(2, 3))).chunk(2)
-            plain.pair_loss(z1, z2).backward()
+            z1, z2 = method.projector(encoder.trunk(normalised).mean(dim=(2, 3))).chunk(2)
+            method.pair_loss(z1, z2).backward()
             optimizer.step()
 
-    theirs, before = milliseconds(loop, step)
-    training.keep_memory()  # for the rest of the process: so the others go first
-    (taken,) = milliseconds(step)
-    what = f"laptop step, {config.batch_size} images"
-    return [row(what, taken, "plain loop, loader-fed", theirs), row(what, taken, "ours, allocator as it is", before)]
+    return loop
 
 
 def laptop() -> tuple:
@@ -88,3 +106,7 @@ def bounds() -> tuple[dict[str, float], float, float]:
     shares = {part: value / sum(seconds.values()) for part, value in seconds.items()}
     arithmetic = training.flop(config, tuple(images.shape[1:])) * len(images)
     return shares, arithmetic / (shares["convolutions"] * taken) / 1e6, 2 * 1024**3 / product / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -45,6 +45,7 @@ def test_figures_share_their_runs_and_other_figures_vary_one_thing():
     assert {c.replace(method=depth[0].method, seed=1).id for c in depth} == {depth[0].id}
     for c in geometry.configs("duration", "laptop"):
         assert c.replace(epochs=8, snapshots=4).id in main and c.epochs == 64
+    assert geometry.configs("duration", "paper") == geometry.configs("main", "paper")
     small = policy("small")
     for c in geometry.configs("knobs", "laptop"):
         assert sum(getattr(c.views, f) != getattr(small, f) for f in ("crop", "flip", "jitter", "grayscale")) == 1

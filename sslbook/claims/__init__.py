@@ -59,9 +59,10 @@ def verdicts(profile: str = "laptop", *ids: str, dataset: str | None = None, see
     """
     chosen = [claim(id) for id in ids] or list(CLAIMS)
     found, frames = {}, {}
-    for name in {c.paper for c in chosen if c.tests and c.dataset}:
-        paper = papers.module(name)
-        configs = paper.configs("main", profile, dataset, seeds)
-        found[name] = [run for config in configs if (run := runs.find(config)) is not None]
-        frames[name] = paper.scalars(found[name]) if found[name] else None
-    return [judge(c, found.get(c.paper, []), profile, frame=frames.get(c.paper)) for c in chosen]
+    for key in {(c.paper, c.figure) for c in chosen if c.tests and c.dataset}:
+        paper = papers.module(key[0])
+        configs = paper.configs(key[1], profile, dataset, seeds)
+        found[key] = [run for config in configs if (run := runs.find(config)) is not None]
+        frames[key] = paper.scalars(found[key]) if found[key] else None
+    keys = [(c.paper, c.figure) for c in chosen]
+    return [judge(c, found.get(k, []), profile, frame=frames.get(k)) for c, k in zip(chosen, keys, strict=True)]

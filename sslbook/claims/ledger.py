@@ -43,9 +43,10 @@ class Test:
 class Claim:
     """A statement of a paper in our words, where it stands, and what decides it: on which data, at which least scale.
 
-    `paper` is a module of `sslbook.papers`, `page` the notebook that shows the claim's figure. A `dataset` of None
-    means that the tests need no runs. `counterexample` gives the size of the violation of a mathematical statement;
-    `reason` says why a claim cannot be tested here. Exactly one of `tests`, `counterexample` and `reason` is given.
+    `paper` is a module of `sslbook.papers`, `page` the notebook that shows the claim's figure; the runs of `figure`
+    decide it. A `dataset` of None means that the tests need no runs. `counterexample` gives the size of the violation
+    of a mathematical statement; `reason` says why a claim cannot be tested here. Exactly one of `tests`,
+    `counterexample` and `reason` is given.
     """
 
     paper: str
@@ -60,6 +61,7 @@ class Claim:
     seeds: int = 3
     dataset: str | None = "cifar100"
     profile: str = "laptop"
+    figure: str = "main"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Verdict:
 def judge(claim: Claim, found: list[runs.Run], profile: str, *, frame: pd.DataFrame | None = None) -> Verdict:
     """The verdict on `claim` from the declared runs of `profile`, all of them and no others; else nothing is decided.
 
-    The declared runs are the main runs of the claim's paper. `frame` spares measuring again: it is the paper's
+    The declared runs are those of the claim's figure. `frame` spares measuring again: it is the paper's
     `scalars(found)`.
     """
     if claim.reason is not None:
@@ -108,7 +110,7 @@ def judge(claim: Claim, found: list[runs.Run], profile: str, *, frame: pd.DataFr
     paper = papers.module(claim.paper)
     if PROFILES.index(profile) < PROFILES.index(claim.profile) or not found:
         return Verdict(claim, UNDECIDED)
-    declared = {config.id for config in paper.configs("main", profile, claim.dataset)}
+    declared = {config.id for config in paper.configs(claim.figure, profile, claim.dataset)}
     if {run.config.id for run in found} != declared:  # to decide as soon as enough seeds agree is optional stopping
         return Verdict(claim, UNDECIDED)
     frame = paper.scalars(found) if frame is None else frame
