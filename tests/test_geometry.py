@@ -62,6 +62,7 @@ def test_other_data_and_seeds():
         (("huge",), "profile is 'huge'; allowed are 'smoke', 'laptop', 'paper'"),
         (("smoke", "cifar"), "dataset is 'cifar'; allowed are None, 'cifar100'"),
         (("smoke", None, []), r"seeds is \[\]; allowed are None or a list"),
+        (("smoke", None, 5), r"seeds is 5; allowed are None or a list"),
         (("smoke", None, None, "tpu"), "device is 'tpu'; allowed here are None, cpu"),
     ],
 )

@@ -262,6 +262,16 @@ def test_a_solver_that_has_not_converged_says_so():
         losses.matching_gap(x, y, epsilon=0.01, tol=1e-8, max_iter=10)
 
 
+@pytest.mark.filterwarnings("ignore:Sinkhorn stopped")
+def test_there_are_as_many_iterations_as_are_asked_for():
+    cost = 1 - views(16, 4, 1.0)[0] @ views(16, 4, 1.0)[1].T
+    for count in (1, 5, 15, 20):
+        plan = losses.sinkhorn(cost, 0.01, tol=0, max_iter=count)
+        assert int(plan.iterations) == count and (plan.plan.sum(0) - 1 / 16).abs().max() < 1e-6
+    with pytest.raises(ValueError, match="max_iter is 0; it must be at least 1"):
+        losses.sinkhorn(cost, 0.01, max_iter=0)
+
+
 @pytest.mark.parametrize("k", [2, 3])
 def test_the_loss_compiles_to_one_graph_of_the_same_value_and_gradient(k):
     z = torch.stack([*views(8, 4, dtype=torch.float32)] * 2)[:k].requires_grad_()

@@ -66,6 +66,20 @@ def test_band_is_one_standard_deviation_about_the_mean(frame):
     assert np.isclose(heights.min(), (mean - deviation).min())
 
 
+def test_strengths_keep_colour_and_dashes_beside_others_and_there_are_colours_for_few():
+    kinds = [*plotting.STRENGTH, "flip", "crop", "jitter"]
+    ax = plotting.axes()
+    frame = pd.DataFrame({"epoch": [0, 1] * 6, "rank": range(12), "kind": [k for k in kinds for _ in range(2)]})
+    plotting.curves_with_band(frame, "epoch", "rank", "kind", ax=ax)
+    drawn = ax.lines[:6]  # those of the legend follow
+    colours, dashes = [line.get_color() for line in drawn], [str(line._unscaled_dash_pattern) for line in drawn]
+    assert colours[:3] == list(plotting.STRENGTH.values()) and len(set(colours)) == 6
+    assert len(set(dashes)) == 6
+    many = pd.DataFrame({"epoch": range(8), "rank": range(8), "kind": [f"k{i}" for i in range(8)]})
+    with pytest.raises(ValueError, match="kind has 8 values besides strengths; there are 6 colours"):
+        plotting.curves_with_band(many, "epoch", "rank", "kind")
+
+
 def test_a_logarithmic_axis_of_few_settings_has_its_ticks_there():
     frame = pd.DataFrame({"batch": [64, 128, 512], "rank": [1.0, 2.0, 3.0]})
     ax = plotting.curves_with_band(frame, "batch", "rank", xscale="log").axes[0]

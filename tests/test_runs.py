@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,6 +12,8 @@ from sslbook import cli, data, runs, training
 from sslbook.models import ResNet
 from sslbook.papers import geometry
 from tests.test_training import tiny
+
+POINTS = str(Path(__file__).parents[1] / "notebooks" / "matching-gap" / "points.ipynb")
 
 
 @pytest.fixture
@@ -132,10 +136,16 @@ def test_measurements_of_another_version_are_made_anew(folder):
         (["run", "--profile", "smoke", "--seeds", "-1"], "seeds is [-1]; allowed are"),
         (["run", "--profile", "smoke", "--device", "gpu"], "device is 'gpu'; allowed here are None, cpu"),
         (["verdicts", "fig0"], "The claim 'fig0' is unknown; known are fig1-order"),
+        (["notebook", "x.ipynb", "-p", "profile", "smoke"], "-p takes no profile: `sslbook notebook PATH --profile"),
+        (
+            ["notebook", POINTS, "--profile", "smoke", "-p", "seeds", "5"],
+            "points.ipynb stopped in cell 3 with ValueError: seeds is 5; allowed",
+        ),
     ],
 )
-def test_a_failure_is_one_sentence_and_an_exit_code(folder, capsys, arguments, sentence):
-    assert cli.main(arguments) == 1
+def test_a_failure_is_one_sentence_and_an_exit_code(folder, capsys, arguments, sentence, tmp_path):
+    output = ["--output", str(tmp_path / "copy.ipynb")] if POINTS in arguments else []
+    assert cli.main([*arguments, *output]) == 1
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1 and "Traceback" not in error
 
@@ -143,7 +153,13 @@ def test_a_failure_is_one_sentence_and_an_exit_code(folder, capsys, arguments, s
 def test_paper_scale_without_a_gpu_is_refused_with_its_cost(folder, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["run", "--profile", "paper"]) == 1
+    assert cli.main(["run", "--profile", "paper", "--id", geometry.configs("main", "paper")[0].id]) == 1
     assert "hours on a fast GPU" in capsys.readouterr().err and not folder.exists()
+
+
+def test_a_run_of_no_epochs_has_an_empty_history(folder):
+    history = runs.ensure(tiny(epochs=0), device="cpu").history
+    assert history.empty and {"epoch", "loss"} <= set(history)
 
 
 def test_missing_data_and_a_full_disk_are_named(folder, capsys, monkeypatch, tmp_path):
@@ -166,7 +182,10 @@ def test_the_command_line_lists_trains_and_reports(folder, capsys, monkeypatch):
     assert "missing" in capsys.readouterr().out
     assert cli.main(["run", "--profile", "smoke", "--time-limit", "0"]) == cli.STOPPED
     assert "continues from there" in capsys.readouterr().err
-    assert cli.main(["status"]) == 0 and "checkpoint of epoch 1" in capsys.readouterr().out
+    assert cli.main(["status"]) == 0
+    assert re.search(
+        r"shapes large SimCLR .* seed \d+  stopped or running, checkpoint of epoch 1", capsys.readouterr().out
+    )
     assert cli.main(["run", "--profile", "smoke", "--ship"]) == 0
     assert cli.main(["status"]) == 0 and "finished" in capsys.readouterr().out
     assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0 and capsys.readouterr().out.count("missing") == 0
