@@ -1,6 +1,7 @@
 """Lie groups acting on vectors and images: generators, exponential map, orbits, and projectors trained on orbits.
 
 A generator G is a matrix (n, n); it moves x along the orbit exp(εG) x, which is x + εGx for small ε.
+Every function raises `ValueError` for a name, shape or value that its docstring does not allow.
 Source: Cosentino et al. 2022, Sec. 4 and Apps. B and E.
 """
 

@@ -70,7 +70,10 @@ class Run:
         return {epoch: path for epoch, path in paths.items() if path.exists()}
 
     def method(self, epoch: int | None = None) -> Method:
-        """The method with the weights after `epoch` (default: the last), in evaluation mode on the CPU."""
+        """The method with the weights after `epoch` (default: the last), in evaluation mode on the CPU.
+
+        Raises `ValueError` if they were not kept.
+        """
         epoch = self.config.epochs if epoch is None else epoch
         require(
             epoch in self.snapshots,
@@ -86,7 +89,10 @@ class Run:
         return self.method(epoch).encoder
 
     def measured(self, name: str, version: int, compute: Callable[["Run"], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The arrays `compute(run)`, kept in `<name>.safetensors` beside the run under a `version` of their making."""
+        """The arrays `compute(run)`, kept in `<name>.safetensors` beside the run under a `version` of their making.
+
+        Raises `ValueError` for a record without them.
+        """
         path = self.path / f"{name}.safetensors"
         arrays = _read_measured(path, version)
         if arrays is not None:

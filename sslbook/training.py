@@ -61,7 +61,7 @@ class World:
         return whole.tensor_split(self.size, dim)[self.rank]
 
     def gather(self, part: Tensor, n: int) -> Tensor:
-        """The whole of `n` rows whose shares are the processes' `part`s.
+        """The whole (n, ·) whose shares are the processes' `part`s, with as many rows as `share` gives each.
 
         Backwards, the gradients of all processes are added and shared out. If each process computes the same loss of
         the whole, then the `average` of the gradients of the weights is the gradient of that loss.

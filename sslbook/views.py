@@ -135,7 +135,7 @@ class Policy(Part, slot="views"):
         """The views that `draws`, made by this policy, describe: uint8 (N, C, H, W) to float32 in [0, 1].
 
         Pure, without host synchronisation on accelerators, and one graph for `torch.compile(fullgraph=True)`.
-        Time and memory are linear in N.
+        Time and memory are linear in N. Raises `ValueError` for images of another type or shape.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
@@ -170,7 +170,7 @@ def policy(name: str) -> Policy:
 
     Jitter has a strength s: (0.8 s, 0.8 s, 0.8 s, 0.2 s) with probability 0.8; the three of the table remove colour
     with probability 0.2 and none blurs. The table names the flip but not its probability: 0.5 is our choice, as are the
-    ratios 3/4 … 4/3.
+    ratios 3/4 … 4/3. Raises `ValueError` for another name.
     """
     require(name in PRESETS, f"The policy is {name!r}; allowed are {', '.join(map(repr, PRESETS))}.")
     return PRESETS[name]

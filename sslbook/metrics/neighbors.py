@@ -1,4 +1,7 @@
-"""What the neighbours of a feature say about its label."""
+"""What the neighbours of a feature say about its label.
+
+Every function raises `ValueError` for a shape or value that its docstring does not allow.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -2,6 +2,7 @@
 
 Wherever a spectrum is enough, an argument named `matrix` may be the matrix (2-d) or its singular values (1-d), so that
 ranks can be derived later from stored spectra. Tensors and arrays are both accepted; the results are Python numbers.
+Every function raises `ValueError` for a shape or value that its docstring does not allow.
 """
 
 import torch

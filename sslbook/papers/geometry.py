@@ -282,7 +282,10 @@ def _shares(arrays: dict[str, Tensor], t: int) -> dict[str, float]:
 
 
 def spectra(runs: list[Run], name: str) -> pd.DataFrame:
-    """One row for each run, kept epoch and direction of a spectrum of `measure`: `index` (from 1), `sigma`."""
+    """One row for each run, kept epoch and direction of a spectrum of `measure`: `index` (from 1), `sigma`.
+
+    Raises `ValueError` for an unknown spectrum, or one that a run does not have.
+    """
     require(name in _SPECTRA, f"The spectrum is {name!r}; allowed are {', '.join(map(repr, _SPECTRA))}.")
     frames = []
     for run in runs:
