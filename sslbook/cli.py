@@ -41,21 +41,23 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def add(name: str, function, help: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help)
+        command = commands.add_parser(
+            name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
         command.set_defaults(command=function)
         return command
 
     def which(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--paper", default="geometry", choices=papers.PAPERS)
-        command.add_argument("--figure", default="main", help="a figure of the paper; main: all its main runs")
-        command.add_argument("--profile", default="laptop", choices=papers.PROFILES)
+        command.add_argument("--paper", default="geometry", choices=papers.PAPERS, help="whose runs")
+        command.add_argument("--figure", default="main", help="a figure of the paper, or main: its main runs")
+        command.add_argument("--profile", default="laptop", choices=papers.PROFILES, help="the scale")
         command.add_argument("--dataset", help="instead of the profile's own")
         command.add_argument("--seeds", type=int, nargs="+", help="instead of the profile's own")
 
     run = add("run", _run, "train the runs behind a figure that are missing, and measure them")
     which(run)
     run.add_argument("--id", help="only the run of this identity (see `sslbook list`)")
-    run.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a free GPU where there is one")
+    run.add_argument("--device", help="cpu, cuda, cuda:1, …; None: a free GPU where there is one")
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop at a checkpoint before this much time")
     run.add_argument("--ship", action="store_true", help="copy each finished run, without weights, to book/records")
     listing = add("list", _list, "list the runs behind a figure: identity, policy, seed, state, and cost if missing")
@@ -63,13 +65,21 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--missing", action="store_true", help="only those that are neither here nor shipped")
     add("status", _status, "say how far each local run is")
     verdicts = add("verdicts", _verdicts, "print the verdict on each claim, with what was measured")
-    verdicts.add_argument("claims", nargs="*", metavar="claim", help="claims to judge; default: all")
-    verdicts.add_argument("--profile", default="laptop", choices=papers.PROFILES)
+    verdicts.add_argument("claims", nargs="*", metavar="claim", help="claims to judge; none: all")
+    verdicts.add_argument("--profile", default="laptop", choices=papers.PROFILES, help="the scale")
     notebook = add("notebook", _notebook, "execute a notebook for the book")
-    notebook.add_argument("path")
-    notebook.add_argument("--profile", default="laptop", choices=papers.PROFILES)
-    notebook.add_argument("--output", help="where the executed copy goes; default: below _build/executed")
-    notebook.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    notebook.add_argument("path", help="the notebook")
+    notebook.add_argument("--profile", default="laptop", choices=papers.PROFILES, help="the scale")
+    notebook.add_argument("--output", help="where the executed copy goes; None: below _build/executed")
+    notebook.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        dest="parameters",
+        help="a parameter of the notebook; a list as '[0, 1]'",
+    )
     return parser
 
 
@@ -123,8 +133,15 @@ def _status(options) -> int:
 
 
 def _verdicts(options) -> int:
-    table = claims.table(claims.verdicts(options.profile, *options.claims))
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep=""))
+    for verdict in claims.verdicts(options.profile, *options.claims):
+        print(f"{verdict.claim.id} ({verdict.claim.where}): {verdict.status}", flush=True)
+        for o in verdict.outcomes:
+            said = f"{o.mean:.4g} ({o.low:.4g} to {o.high:.4g}) over {o.seeds} seeds"
+            print(f"    {o.test.says}: {said}, must exceed {o.test.threshold:g}: {o.state}")
+        if verdict.violation is not None:
+            print(f"    violation by the counter-example: {verdict.violation:.4g}")
+        if verdict.claim.reason:
+            print(f"    {verdict.claim.reason}")
     return 0
 
 

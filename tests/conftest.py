@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ from filelock import FileLock
 from sslbook import data, notebooks
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """The runs of the tests live as long as they do, in a folder that all their processes share."""
+    if "SSLBOOK_RUNS" not in os.environ:
+        folder = tempfile.TemporaryDirectory()
+        config.add_cleanup(folder.cleanup)
+        os.environ["SSLBOOK_RUNS"] = folder.name
 
 
 @pytest.fixture

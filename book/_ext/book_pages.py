@@ -220,7 +220,7 @@ def test_table(found):
             rows.append(f"| `{v.claim.id}` | {plain(o.test.says)} | {measured(o)} | {limit} | {o.seeds} | {o.state} |")
         if v.violation is not None:
             size, limit = number(v.violation), number(v.claim.threshold)
-            rows.append(f"| `{v.claim.id}` | violation by a counter-example | {size} | {limit} | | |")
+            rows.append(f"| `{v.claim.id}` | violation by the counter-example | {size} | {limit} | | |")
         if v.claim.reason:
             rows.append(f"| `{v.claim.id}` | none: {plain(v.claim.reason)} | | | | |")
     return "\n".join(rows)
