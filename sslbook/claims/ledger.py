@@ -138,13 +138,19 @@ def table(judged: list[Verdict]) -> pd.DataFrame:
 
 
 def styled(judged: list[Verdict]):
-    """`table` as a page shows it: without places, without columns that are empty, numbers with three digits."""
-    frame = table(judged).drop(columns="where").dropna(axis=1, how="all")
+    """`table` as a page shows it: narrow, numbers with three digits, without places and columns that are empty."""
 
     def digits(value) -> str:
-        return f"{value:.3g}".replace("-", "−") if isinstance(value, float) else value
+        return "" if pd.isna(value) else f"{value:.3g}".replace("-", "−")
 
-    return frame.style.hide(axis="index").format(digits, na_rep="").set_table_attributes('class="dataframe verdicts"')
+    frame = table(judged)
+    intervals = zip(frame["low"].map(digits), frame["high"].map(digits), strict=True)
+    bounds = pd.Series([f" ({low} to {high})" if low else "" for low, high in intervals], dtype=object)
+    frame["mean (95 %)"] = (frame["mean"].map(digits) + bounds).replace("", None)
+    frame = frame[["claim", "test", "mean (95 %)", "seeds", "must exceed", "test says", "verdict"]]
+    shown = frame.dropna(axis=1, how="all").style.hide(axis="index")
+    shown = shown.format(lambda value: value if isinstance(value, str) else digits(value))
+    return shown.set_table_attributes('class="dataframe verdicts"')
 
 
 def with_thresholds(claim: Claim, *thresholds: float) -> Claim:
