@@ -179,7 +179,7 @@ def _svg(figure, alt: str) -> str:
     prefix = "f" + hashlib.sha256((drawing + alt).encode()).hexdigest()[:8]
     drawing = re.sub(r'\bid="', f'id="{prefix}-', drawing)
     drawing = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", drawing)
-    drawing = re.sub("#000000|#333333|#262626", "currentColor", drawing)  # the grays are seaborn's, of legends
+    drawing = re.sub("#000000|#333333|#262626", "currentColor", drawing)  # seaborn's grays
     drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", drawing, flags=re.DOTALL)
     width, height = (float(side) for side in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing).groups())
     opening = (

@@ -119,7 +119,7 @@ def judge(claim: Claim, found: list[runs.Run], profile: str, *, frame: pd.DataFr
 
 
 def table(judged: list[Verdict]) -> pd.DataFrame:
-    """A row for each test or counter-example of each verdict: what was measured, against which rule, what it says."""
+    """A row for each test or counter-example of each verdict."""
     rows = []
     for verdict in judged:
         row = {"claim": verdict.claim.id, "where": verdict.claim.where, "verdict": verdict.status}

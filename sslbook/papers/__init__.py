@@ -54,7 +54,7 @@ def with_dataset(dataset: str | None, settings: dict) -> dict:
 
 
 FAST = 790e12 / 3
-"""Operations per second: a third of what an H200 reaches in products of bfloat16 matrices (in data sheets 989e12)."""
+"""Operations per second: a third of what an H200 reaches in products of bfloat16 matrices."""
 
 
 def gpu_hours(config: Config) -> float:
