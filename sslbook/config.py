@@ -79,8 +79,8 @@ class Config(Part):
     """One training run.
 
     `epochs` counts passes over the training images (0 keeps the initial weights), `batch_size` images (not
-    views), `seed` decides initialisation, order and views; the weights are kept at `snapshots + 1` epochs, evenly
-    spaced from initialisation to the end.
+    views), `seed` decides initialisation, order and views. The weights are kept at `snapshots + 1` epochs, evenly
+    spaced from initialisation to the end, and at the epochs of `early`, where much changes in little time.
     """
 
     data: Part
@@ -92,6 +92,7 @@ class Config(Part):
     batch_size: int
     seed: int = 0
     snapshots: int = 12
+    early: tuple[int, ...] = ()
 
     def validate(self):
         for slot in ("data", "views", "encoder", "method", "optim"):
@@ -103,6 +104,10 @@ class Config(Part):
         require(self.epochs >= 0, f"Config.epochs is {self.epochs}; it must be at least 0.")
         require(self.batch_size >= 2, f"Config.batch_size is {self.batch_size}; a contrast needs at least 2 images.")
         require(self.snapshots >= 1, f"Config.snapshots is {self.snapshots}; it must be at least 1.")
+        require(
+            all(0 < epoch < self.epochs for epoch in self.early),
+            f"Config.early is {self.early}; each epoch must lie between 0 and Config.epochs, here {self.epochs}.",
+        )
         require(0 <= self.seed < 2**31, f"Config.seed is {self.seed}; it must lie in 0 … 2³¹ − 1.")
 
     @property
@@ -114,7 +119,8 @@ class Config(Part):
     @property
     def snapshot_epochs(self) -> tuple[int, ...]:
         """The epochs after which weights are kept, from 0 (initialisation) to `epochs`."""
-        return tuple(sorted({round(i * self.epochs / self.snapshots) for i in range(self.snapshots + 1)}))
+        even = {round(i * self.epochs / self.snapshots) for i in range(self.snapshots + 1)}
+        return tuple(sorted(even | set(self.early)))
 
     def to_dict(self) -> dict:
         """The configuration as JSON values, without the fields that stand at their default."""

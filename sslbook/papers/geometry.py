@@ -50,9 +50,10 @@ _SEEDS = {
     "paper": dict.fromkeys(STRENGTHS, (1, 2, 3, 4, 5)),
 }
 
-FIGURES = ("main", *(f"fig{i}" for i in range(1, 10)), "knobs", "losses", "duration")
-"""All are drawn from the main runs, but for four, which go beyond the paper: `fig8` varies depth and width of the
-projector, `knobs` turns one augmentation at a time, `losses` compares Eq. 1 with NT-Xent, `duration` trains longer."""
+FIGURES = ("main", *(f"fig{i}" for i in range(1, 10)), "knobs", "losses", "duration", "long")
+"""All are drawn from the main runs, but for five, which go beyond the paper: `fig8` varies depth and width of the
+projector, `knobs` turns one augmentation at a time, `losses` compares Eq. 1 with NT-Xent, `duration` trains longer. `long` holds
+the coming main runs: long enough to collapse, of fresh seeds, with many kept epochs."""
 
 # Ours: hidden widths in units of the projector's output, before its last layer; large augmentations.
 _HIDDEN = ((), (1,), (4,), (16,), (4, 4))
@@ -84,6 +85,11 @@ def configs(figure: str, profile: str, dataset: str | None = None, seeds=None) -
     own = _SEEDS[profile]
     if figure == "duration" and _LONGER[profile] > 1:
         own, settings = _LONG_SEEDS, settings | dict(epochs=_LONGER[profile] * settings["epochs"], snapshots=8)
+    if figure == "long" and profile == "laptop":
+        own, settings = (
+            dict.fromkeys(STRENGTHS, range(11, 16)),
+            settings | dict(epochs=64, snapshots=16, early=(1, 2, 3, 6)),
+        )
     if figure in varied:
         return [
             Config(views=views, method=method, optim=_OPTIM, seed=seed, **settings)
