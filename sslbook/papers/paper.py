@@ -95,7 +95,7 @@ class Paper:
     def obtain(
         self, planned: list[Planned], *, device: str | None = None, time_limit: float | None = None
     ) -> Iterator[Finished]:
-        """The planned runs one after the other, the missing ones trained; see `require_affordable` for what it raises."""
+        """The planned runs one after the other, the missing ones trained. Raises as `require_affordable` does."""
         require_affordable([config for config, _ in planned], device)
         started = time.monotonic()
         for config, labels in planned:
