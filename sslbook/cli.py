@@ -148,7 +148,7 @@ def _verdicts(options) -> int:
 def _notebook(options) -> int:
     import ast
 
-    from sslbook import notebooks
+    from sslbook import pages
 
     def literal(text: str):
         try:
@@ -159,5 +159,5 @@ def _notebook(options) -> int:
     values = {name: literal(value) for name, value in options.parameters}
     taken = sorted({"profile", "output", "path"} & set(values))
     require(not taken, f"-p takes no {', '.join(taken)}: `sslbook notebook PATH --profile … --output …` names them.")
-    print(notebooks.execute(options.path, options.profile, options.output, **values))
+    print(pages.execute(options.path, options.profile, options.output, **values))
     return 0

@@ -1,6 +1,7 @@
 """What the pages of the book are made of besides their text.
 
-A page under `notebooks/` is read from its executed copy, so that buttons lead to the clean source. Elsewhere
+A page under `notebooks/` is read from its executed copy, so that buttons lead to the clean source, and the answers kept
+there stand in the place of the `{eval}` roles in its text. Elsewhere
 
 - `{{ executed notebooks }}` becomes the table of executed copies,
 - `{{ figure notebooks/a/b#name }}` the figure that `plotting.show` displayed under that name in an executed copy,
@@ -12,6 +13,7 @@ A page under `notebooks/` is read from its executed copy, so that buttons lead t
 - `{{ repository }}` the address of the repository in `_config.yml`.
 """
 
+import ast
 import functools
 import html
 import importlib
@@ -68,6 +70,8 @@ def read_page(app, docname, source):
                     cell["metadata"]["tags"].append("remove-cell")
                 for output in cell.get("outputs", []):
                     polish(output)
+                if cell["cell_type"] == "markdown":
+                    cell["source"] = answered(docname, cell)
             notebook["cells"].append({"cell_type": "markdown", "id": "cost", "metadata": {}, "source": cost(notebook)})
             source[0] = json.dumps(notebook)
         return
@@ -80,7 +84,35 @@ def polish(output):
     if "text/html" in data:
         data["text/html"] = "".join(data["text/html"]).replace("<th></th>", "<td></td>")
     if "scrapbook" in output.get("metadata", {}):
-        data |= {kind: re.sub(r"(?<!\w)-(?=\d)", "−", "".join(text)) for kind, text in data.items()}
+        data |= {kind: true_minus("".join(text)) for kind, text in data.items()}
+
+
+def true_minus(text):
+    return re.sub(r"(?<!\w)-(?=\d)", "−", text)
+
+
+def answered(docname, cell):
+    """The text of a Markdown cell with the kernel's answers, which are read as Markdown too, instead of its roles."""
+    text = "".join(cell["source"])
+    stored = {answer["expression"]: answer["result"] for answer in cell["metadata"].get("user_expressions", [])}
+    for place, expression in reversed(importlib.import_module("sslbook.pages").roles(text)):
+        before, role, after = text[: place.start], text[place], text[place.stop :]
+        answer = stored.get(expression, {}).get("data", {}).get("text/plain")
+        if answer is None:
+            LOGGER.warning("the executed copy of %s has no answer to %s", docname, role, location=docname)
+        starts_a_list = re.search(r"^\s*$", before.rpartition("\n")[2]) and re.match(r"[.)]\s", after)
+        text = before + shown(answer or "") + ("\\" if starts_a_list else "") + after
+    return text
+
+
+def shown(answer):
+    """What the kernel prints of a value: a string without its quotes, a number of numpy as one of Python."""
+    answer = re.sub(r"^np\.\w+\(([^()]*)\)$", r"\1", "".join(answer))
+    try:
+        value = ast.literal_eval(answer)
+    except (ValueError, SyntaxError):
+        value = None
+    return true_minus(value if isinstance(value, str) else answer)
 
 
 def executed(app, docname):
