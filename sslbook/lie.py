@@ -127,6 +127,18 @@ def orbit_rank(
     return int((singular_values(copies, centered=True).square() / (samples - 1) > threshold).sum())
 
 
+def arc_length(max_degrees: float, *, size: int = 32, seed: int = 0) -> float:
+    """Length, in pixels, of what lies inside the picture of the arc that the pixel of `orbit_rank` travels.
+
+    For a full turn it is 2πr, r the distance from the centre, or less: a pixel near a corner spends part of its arc outside.
+    """
+    generator = np.random.default_rng(seed)
+    row, column = (generator.integers(0, size) - (size - 1) / 2 for _ in range(2))
+    path = (column - 1j * row) * np.exp(1j * np.radians(np.linspace(0, max_degrees, 2000)))
+    inside = np.maximum(abs(path.real), abs(path.imag)) < size / 2
+    return float(math.hypot(row, column) * math.radians(max_degrees) * inside.mean())
+
+
 def plane_generators(planes, dim: int, name: str = "rotation") -> Tensor:
     """G_1 … G_m, (m, dim, dim) in float64: the generator `name` of `PLANE` in each of `planes`, pairs of axes."""
     require(

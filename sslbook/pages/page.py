@@ -135,6 +135,10 @@ class Page:
         """What the page's runs say of a claim, as with other thresholds than its own."""
         return self.paper.judge(claim, self.found, self.profile).status
 
+    def verdict(self, id: str) -> str:
+        """The verdict on a claim that the page judges, as a sentence has it: "partly reproduced" for "partly"."""
+        return self.status(id).replace(ledger.PARTLY, "partly reproduced")
+
 
 _facts: dict = {}
 
