@@ -75,11 +75,6 @@ class Policy(Part, slot="views"):
             f"Policy.jitter is {self.jitter}; brightness, contrast and saturation must be at least 0, hue in 0 … 0.5.",
         )
 
-    @property
-    def name(self) -> str:
-        """The name under which `policy` knows this policy, or "own"."""
-        return next((name for name, preset in PRESETS.items() if preset == self), "own")
-
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One view of each image: uint8 (N, C, H, W), C = 1 or 3, to float32 of the same shape in [0, 1].
 

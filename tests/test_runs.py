@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from sslbook import cli, data, files, hardware, runs, training
+from sslbook import cli, data, files, hardware, papers, runs, training
 from sslbook.models import ResNet
-from sslbook.papers import geometry
+from sslbook.papers.geometry import PAPER
+from sslbook.papers.paper import Paper, Planned
 from tests.test_training import tiny
 
 POINTS = str(Path(__file__).parents[1] / "notebooks" / "matching-gap" / "points.ipynb")
@@ -152,7 +153,7 @@ def test_a_failure_is_one_sentence_and_an_exit_code(folder, capsys, arguments, s
 def test_paper_scale_without_a_gpu_is_refused_with_its_cost(folder, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["run", "--profile", "paper"]) == 1
-    assert cli.main(["run", "--profile", "paper", "--id", geometry.configs("main", "paper")[0].id]) == 1
+    assert cli.main(["run", "--profile", "paper", "--id", PAPER.plan("main", "paper")[0].config.id]) == 1
     assert "hours on a fast GPU" in capsys.readouterr().err and not folder.exists()
 
 
@@ -175,8 +176,10 @@ def test_missing_data_and_a_full_disk_are_named(folder, capsys, monkeypatch, tmp
 
 
 def test_the_command_line_lists_trains_and_reports(folder, capsys, monkeypatch):
-    monkeypatch.setattr(geometry, "configs", lambda *options: [tiny(encoder=ResNet(8, (1,)))])
-    monkeypatch.setattr(geometry, "measure", lambda run, device: None)
+    plan = {"main": lambda profile: [Planned(tiny(encoder=ResNet(8, (1,))), {"size": "tiny"})]}
+    small = Paper("small", "Small", plan, lambda run, device: ({"n": torch.ones(())} for _ in run.snapshots), None, ())
+    monkeypatch.setattr(papers, "names", lambda: ["small"])
+    monkeypatch.setattr(papers, "paper", lambda name: small)
     assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0
     assert "missing" in capsys.readouterr().out
     assert cli.main(["run", "--profile", "smoke", "--time-limit", "0"]) == cli.STOPPED

@@ -229,11 +229,12 @@ def link(app, docname, text):
 
 def verdicts(app, _):
     """For each paper the claims with their verdicts, the tests behind them, and the runs behind these."""
-    return "\n\n".join(
-        f"## {title(paper)}\n\n{claim_table(app, paper, found)}\n\n### The tests behind the verdicts\n\n{test_table(found)}"
-        f"\n\n{run_list(paper, found)}"
+    tests = "### The tests behind the verdicts"
+    parts = (
+        (f"## {title(paper)}", claim_table(app, paper, found), tests, test_table(found), run_list(paper, found))
         for paper, found in judged().items()
     )
+    return "\n\n".join(map("\n\n".join, parts))
 
 
 def claim_table(app, paper, found):
