@@ -200,6 +200,8 @@ def test_the_value_of_a_label_is_by_seed_at_start_half_and_end():
         [28, 28, 28],
     ]
     assert ledger.value(table, "knn", strength="huge").empty
+    with pytest.raises(ValueError, match="'knn' has several values for a seed and an epoch where nothing is said"):
+        ledger.value(table, "knn")
 
 
 def test_rows_say_what_every_test_measured_and_why_there_is_none():

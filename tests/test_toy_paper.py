@@ -163,7 +163,10 @@ def test_the_command_line_lists_its_labels_and_stops_silently_when_nobody_reads(
 
 
 NOTEBOOK = [
-    ("markdown", '# A toy\n\nThe rank goes from {eval}`f"{start:.2f}"` to {eval}``f"{page.mean(\'rank\'):.2f}"``.'),
+    (
+        "markdown",
+        "# A toy\n\nThe rank goes from {eval}`f\"{start:.2f}\"` to {eval}``f\"{page.mean('rank', views='unlike'):.2f}\"``.",
+    ),
     ("parameters", 'profile: str = "laptop"\ndataset: str = None\nseeds: list[int] = None\ndevice: str = None'),
     (
         "code",
