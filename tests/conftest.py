@@ -26,7 +26,9 @@ def real_data(request):
     """The folder with the official files of a data set (by `indirect` parameter; else CIFAR-100), or a named skip."""
     name = getattr(request, "param", "cifar100")
     root = data.folder()
-    missing = [file for files in data.official._OFFICIAL[name].files.values() for file in files if not (root / file).is_file()]
+    missing = [
+        file for files in data.official._OFFICIAL[name].files.values() for file in files if not (root / file).is_file()
+    ]
     if missing:
         pytest.skip(f"{name} is not in {root} (`make data DATASET={name}` fetches it)")
     return root

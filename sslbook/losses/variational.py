@@ -120,9 +120,7 @@ def posterior_entropy(log_variance: Tensor, weight: float = 1.0) -> Tensor:
     return weight / 2 * (promoted(log_variance) + (1 + _LOG_2PI)).sum(-1)
 
 
-def group_log_prior(
-    mean: Tensor, log_variance: Tensor | None = None, *, sigma2: float, prior: str = "marginal"
-) -> Tensor:
+def group_log_prior(mean: Tensor, log_variance: Tensor | None = None, *, sigma2: float, prior: str) -> Tensor:
     """log p(z^1 … z^J) at z = `mean` (…, J, N, L), or its expectation under N(μ, diag v): (…, N).
 
     It is −½ Σ_d Q_d + L c, with Q of `group_quadratic`. The mean ψ of the group has the prior
@@ -138,9 +136,7 @@ def group_log_prior(
     return -0.5 * group_quadratic(mean, log_variance, sigma2=sigma2, prior=prior).sum(-1) + mean.shape[-1] * constant
 
 
-def group_quadratic(
-    mean: Tensor, log_variance: Tensor | None = None, *, sigma2: float, prior: str = "marginal"
-) -> Tensor:
+def group_quadratic(mean: Tensor, log_variance: Tensor | None = None, *, sigma2: float, prior: str) -> Tensor:
     """Q = a Σ_j (z^j − z̄)² + b z̄² of each latent dimension at z = `mean` (…, J, N, L), or its expectation: (…, N, L).
 
         E_q Q = a Σ_j (μ^j − μ̄)² + b μ̄² + (a (1 − 1/J) + b/J²) Σ_j v^j
@@ -164,7 +160,7 @@ def group_quadratic(
 
 
 def optimal_variance(
-    curvature: Tensor | float, *, views: int, sigma2: float, prior: str = "marginal", entropy_weight: float = 1.0
+    curvature: Tensor | float, *, views: int, sigma2: float, prior: str, entropy_weight: float = 1.0
 ) -> Tensor | float:
     """The posterior variance v* = w / (H + a (1 − 1/J) + b/J²) at which the bound is stationary.
 
