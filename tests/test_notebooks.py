@@ -111,5 +111,5 @@ def test_sources_are_what_nbstripout_leaves():
 
 def test_a_made_by_line_names_every_fact():
     line = notebooks.made_by(profile="laptop", data="shapes", seeds=[0, 1], seconds=200)
-    made = f"{runs.hardware()} · commit {runs.commit()}"
+    made = f"{hardware.name()} · commit {runs.commit()}"
     assert line == f"profile laptop · shapes · seeds 0, 1 · {made} · 3 min"
