@@ -348,7 +348,7 @@ def test_shapes_that_do_not_match_are_refused_with_a_sentence():
     with pytest.raises(ValueError, match=r"means and log-variances have the shapes \(3, 4, 5\) and \(3, 4, 4\)"):
         losses.elbo_ssl(x, x_hat, mean, log_variance[..., :4], **SETTINGS)
     with pytest.raises(ValueError, match=r"latents have the shape \(4, 5\)"):
-        losses.group_log_prior(mean[0], sigma2=SIGMA2)
+        losses.group_log_prior(mean[0], sigma2=SIGMA2, prior="marginal")
     with pytest.raises(ValueError, match="1 view in a group; its consistency"):
         losses.consistency(mean[:1], log_variance[:1])
     with pytest.raises(ValueError, match="samples is 0 and chunk 16"):
