@@ -8,7 +8,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from sslbook import data, notebooks
+from sslbook import data, pages
 
 torch.set_num_threads(1)
 
@@ -44,5 +44,5 @@ def executed(tmp_path_factory):
         for source in sorted((root / "notebooks").rglob("*.ipynb")):
             copy = folder / "smoke" / source.relative_to(root)
             if not copy.exists():
-                notebooks.execute(source, "smoke", copy)
+                pages.execute(source, "smoke", copy)
     return folder

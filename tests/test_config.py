@@ -79,7 +79,10 @@ def test_snapshots_run_from_initialisation_to_the_end():
         (lambda: LARS(learning_rate=0), "learning_rate is 0.0; it must be positive"),
         (lambda: Config.from_dict(example().to_dict() | {"recipe": 99}), "recipe 99"),
         (lambda: Config.from_dict(example().to_dict() | {"epoch": 1}), "no field epoch; it has data, views"),
-        (lambda: Config.from_dict(example().to_dict() | {"encoder": {"kind": "ViT"}}), "'ViT'; allowed are GaussianResNet, MLP, ResNet"),
+        (
+            lambda: Config.from_dict(example().to_dict() | {"encoder": {"kind": "ViT"}}),
+            "'ViT'; allowed are GaussianResNet, MLP, ResNet",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(make, sentence):

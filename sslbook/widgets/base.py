@@ -31,9 +31,9 @@ def choice(default: str, options, label: str):
 class Explorer(anywidget.AnyWidget):
     """A picture and numbers that follow the parameters of a subclass. See `sslbook.widgets` for how to write one.
 
-    `numbers` labels what is read out, `colours` names those that the script needs beside the palette's. `data` is what the script draws from besides the parameters. `exact` is the
-    latest answer of `compute`, with the parameters that it answers under `at`. A parameter out of its range raises
-    `TraitError`, one between two steps `ValueError`.
+    `numbers` labels what is read out; `colours` names those that the script needs beside the palette's; `data` is what
+    it draws from besides the parameters. `exact` is the latest answer of `compute`, with the parameters that it answers
+    under `at`. A parameter out of its range raises `TraitError`, one between two steps `ValueError`.
     """
 
     numbers: ClassVar[dict[str, str]] = {}
