@@ -43,7 +43,7 @@ FLOW = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOW) for room in rooms}
 NOT_CORE = {"plotting", "widgets", "pages"}
-ONLY_INSIDE_FUNCTIONS = {"pooch", "seaborn", "matplotlib", "papermill", "anywidget", "IPython"}
+ONLY_INSIDE_FUNCTIONS = {"pooch", "PIL", "seaborn", "matplotlib", "papermill", "anywidget", "IPython"}
 
 
 def sources(*folders, suffix):
