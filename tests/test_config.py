@@ -75,7 +75,7 @@ def test_snapshots_run_from_initialisation_to_the_end():
         (lambda: example(epochs=True), "epochs is True of type bool"),
         (lambda: example(data=ResNet()), "Config.data is ResNet.*; allowed kinds are Data"),
         (lambda: SimCLR(loss="triplet"), "SimCLR.loss is 'triplet'; allowed are 'info_nce', 'nt_xent', 'cross_view'"),
-        (lambda: SimCLR(widths=()), "widths"),
+        (lambda: SimCLR(widths=(0,)), r"SimCLR.widths is \(0,\); each must be at least 1"),
         (lambda: ResNet(width=4), "ResNet.width is 4; it must be at least 8"),
         (lambda: LARS(learning_rate=0), "learning_rate is 0.0; it must be positive"),
         (lambda: Config.from_dict(example().to_dict() | {"recipe": 99}), "recipe 99"),

@@ -162,11 +162,11 @@ def test_the_command_line_lists_its_labels_and_stops_silently_when_nobody_reads(
     assert closed.stdout.count("\n") == 1 and closed.stderr == ""
 
 
+TEXT = """# A toy
+
+The rank goes from {eval}`f"{start:.2f}"` to {eval}``f"{page.mean('rank', views='unlike'):.2f}"``."""
 NOTEBOOK = [
-    (
-        "markdown",
-        "# A toy\n\nThe rank goes from {eval}`f\"{start:.2f}\"` to {eval}``f\"{page.mean('rank', views='unlike'):.2f}\"``.",
-    ),
+    ("markdown", TEXT),
     ("parameters", 'profile: str = "laptop"\ndataset: str = None\nseeds: list[int] = None\ndevice: str = None'),
     (
         "code",
