@@ -153,7 +153,7 @@ def test_the_library_is_compact():
 
 
 def test_no_shared_module_names_a_paper():
-    """A paper is found by its folder: no list, literal or default elsewhere names one. A loss has the name of its own."""
+    """A paper is found by its folder: no list, literal or default elsewhere names one. (A loss has its own name.)"""
     names = re.compile(rf"\b({'|'.join(papers.names())})\b(?!\()")
     shared = [
         p
