@@ -82,10 +82,10 @@ class Page:
         """The line under a figure that was computed on its page."""
         return made_by(profile=self.profile, data=data, seeds=list(seeds), seconds=seconds)
 
-    def axes(self, panels: int = 1, **size):
+    def axes(self, panels: int = 1, *, sharey: bool = False, **size):
         """A figure in the house style with panels beside each other, and their list."""
         figure = plotting.figure(**({"figsize": (6.4, 3.6) if panels == 1 else (8.6, 3.4)} | size))
-        return figure, list(figure.subplots(1, panels, squeeze=False).flat)
+        return figure, list(figure.subplots(1, panels, squeeze=False, sharey=sharey).flat)
 
     def draw(self, y: str, hue: str, *, x: str = "epoch", ax=None, frame: pd.DataFrame | None = None, **labels):
         """Curves of a column over `x`, mean ± one standard deviation over seeds, in the paper's colours."""
@@ -157,13 +157,12 @@ class Page:
         tables = {title: pd.DataFrame({w: m[name] for w, m in means.items()}) for name, title in columns.items()}
         return pd.concat(tables, axis=1)
 
-    def panels(self, columns: dict[str, str], hue: str, *, legend_in: int = 0, sharey=False, **labels):
+    def panels(self, columns: dict[str, str], hue: str, *, legend_in: int = 0, sharey: bool = False, **labels):
         """Curves of columns beside each other, each under its title, and one legend: the figure and a list of axes."""
-        figure, axes = plotting.figure(figsize=(8, 3.4)), []
-        for ax, (name, title) in zip(figure.subplots(1, len(columns), sharey=sharey), columns.items(), strict=True):
-            axes.append(ax)
+        figure, axes = self.axes(len(columns), sharey=sharey, figsize=(8, 3.4))
+        for ax, (name, title) in zip(axes, columns.items(), strict=True):
             self.draw(name, hue, ax=ax, title=title, **labels)
-            if len(axes) - 1 != legend_in:
+            if ax is not axes[legend_in]:
                 ax.get_legend().remove()
         return figure, axes
 
