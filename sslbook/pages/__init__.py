@@ -8,7 +8,7 @@ MyST extension does. The engine is registered with papermill: `papermill --engin
 import json
 
 from sslbook.pages.engine import NotebookError, execute, parameters, roles
-from sslbook.pages.page import Page, interval, listed, made_by, note, noted, signed, styled, trend
+from sslbook.pages.page import Page, interval, listed, made_by, note, noted, signed, styled
 
 __all__ = [
     "NotebookError",
@@ -23,7 +23,6 @@ __all__ = [
     "roles",
     "signed",
     "styled",
-    "trend",
 ]
 
 

@@ -151,19 +151,28 @@ class Page:
         now = self.frame[self.frame.epoch == self.moments[when]]
         return now.groupby(by, sort=False).mean(numeric_only=True)
 
+    def trend(self, name: str, by: str) -> str:
+        """How the means of a column at the end go from value to value of the label `by`: rises, falls or varies."""
+        steps = self.means(by)[name].diff().iloc[1:]
+        return "rises" if (steps > 0).all() else "falls" if (steps < 0).all() else "varies"
+
     def through(self, columns: dict[str, str], by: str) -> pd.DataFrame:
         """Means of columns, with their titles, at the three `moments`: a row for each value of the label `by`."""
         means = {when: self.means(by, when) for when in self.moments}
         tables = {title: pd.DataFrame({w: m[name] for w, m in means.items()}) for name, title in columns.items()}
         return pd.concat(tables, axis=1)
 
-    def panels(self, columns: dict[str, str], hue: str, *, legend_in: int = 0, sharey: bool = False, **labels):
+    def panels(
+        self, columns: dict[str, str], hue: str, *, legend_in: int = 0, sharey: bool = False, ylim=None, **labels
+    ):
         """Curves of columns beside each other, each under its title, and one legend: the figure and a list of axes."""
         figure, axes = self.axes(len(columns), sharey=sharey, figsize=(8, 3.4))
         for ax, (name, title) in zip(axes, columns.items(), strict=True):
             self.draw(name, hue, ax=ax, title=title, **labels)
             if ax is not axes[legend_in]:
                 ax.get_legend().remove()
+        for ax in axes:  # only now: a limit set on shared axes would hold for curves yet to come
+            ax.set_ylim(ylim)
         return figure, axes
 
     def spectra(self, name: str, hue: str, moments: dict[str, str] | None = None, *, relative=False, ax=None, **labels):
@@ -217,12 +226,6 @@ def signed(mean: float, low: float, high: float, digits: int = 3) -> str:
 def listed(values, form: str = ".2f") -> str:
     """Numbers by name, a series or a dictionary, in words for the text: 0.10 (small), 0.20 (large)."""
     return ", ".join(f"{value:{form}} ({name})" for name, value in values.items())
-
-
-def trend(values: pd.Series) -> str:
-    """How numbers go from the first to the last, as a verb: rises, falls or varies."""
-    steps = values.diff().iloc[1:]
-    return "rises" if (steps > 0).all() else "falls" if (steps < 0).all() else "varies"
 
 
 def labels_of(hue: str) -> str:
