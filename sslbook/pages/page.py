@@ -175,14 +175,14 @@ class Page:
             ax.set_ylim(ylim)
         return figure, axes
 
-    def spectra(self, name: str, hue: str, moments: dict[str, str] | None = None, *, relative=False, ax=None, **labels):
-        """Singular values, the array `name`, against their index, means over runs, at the end or at titled `moments`.
+    def spectra(self, name, hue: str, moments: dict[str, str] | None = None, *, relative=False, ax=None, **labels):
+        """Singular values against their index, means over runs, at the end or at titled `moments`.
 
-        One colour for each value of the label `hue`, one kind of line for each moment. If `relative`, the values of a
-        run are divided by its largest.
+        They are the array `name`, or a frame of entries. One colour for each value of `hue`, a label or column, one
+        kind of line for each moment. If `relative`, the values of a run are divided by its largest.
         """
         moments = moments or {"end": "end"}
-        entries = self.paper.entries(self.found, name)
+        entries = self.paper.entries(self.found, name) if isinstance(name, str) else name
         if relative:
             entries["value"] /= entries.groupby([hue, "seed", "epoch"]).value.transform("max")
         lines = pd.concat(entries[entries.epoch == self.moments[w]].assign(when=t) for w, t in moments.items())
