@@ -12,6 +12,24 @@ def one_legend(*panels, columns: int, side: str = "center", title: str | None = 
     figure.legend(*entries, loc=f"outside lower {side}", ncols=columns, title=title)
 
 
+def beside(page, names: dict[str, str], hue: str, *, columns: int, height: float, title: str | None = None, **labels):
+    """Curves of columns of the frame, each with its name at the ordinate, over one legend: the figure and its panels.
+
+    `columns` and `title` are those of the legend, `labels` as in `Page.draw`.
+    """
+    figure, panels = page.axes(len(names), figsize=(8, height))
+    for ax, (name, label) in zip(panels, names.items(), strict=True):
+        page.draw(name, hue, ax=ax, ylabel=label, **labels)
+    one_legend(*panels, columns=columns, title=title)
+    return figure, panels
+
+
+def runs_of(page) -> str:
+    """How many runs of each kind a page has, in words."""
+    n = page.frame.seed.nunique()
+    return "one run" if n == 1 else f"{n} runs"
+
+
 def large(page, name: str) -> pd.DataFrame:
     """Entries of an array of `measure` of the runs under large augmentations."""
     return page.paper.entries([run for run in page.found if run.labels["strength"] == "large"], name)
