@@ -135,6 +135,11 @@ class Page:
         """What the page's runs say of a claim, as with other thresholds than its own."""
         return self.paper.judge(claim, self.found, self.profile).status
 
+    def grid(self, rows: int, columns: int, **size):
+        """A figure in the house style with panels in rows and columns that share their axes, and the array of them."""
+        figure = plotting.figure(**size)
+        return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+
 
 _facts: dict = {}
 

@@ -1,0 +1,100 @@
+"""Pictures of this chapter, and the numbers in them in words. The colours are those of the house style, "C0" first."""
+
+import torch
+from torch import Tensor
+
+from sslbook.papers.matching_gap import theory
+from sslbook.papers.matching_gap.plan import LOSSES, POLICIES
+
+
+def listed(values, form: str = "{:.3f} ({})") -> str:
+    """The values of a series or a dictionary with their names, in words; `form` has a place for each, value first."""
+    return ", ".join(form.format(value, name) for name, value in values.items())
+
+
+def matching(ax, x: Tensor, y: Tensor, lines: Tensor, title: str, *, off: str = "-", alpha: float = 1.0) -> None:
+    """Points of the plane, `x` full and `y` open, both (N, 2), with lines from x_i to y_j as wide as `lines[i, j]`.
+
+    Widths are in points. Lines on the pairs are blue, those off them orange and of the style `off`.
+    """
+    for i, j in (lines > 0.006).nonzero().tolist():  # what is thinner cannot be seen
+        look = {"color": "C0"} if i == j else {"color": "C1", "linestyle": off}
+        ax.plot(*torch.stack([x[i], y[j]], 1), lw=float(lines[i, j]), alpha=alpha, **look)
+    ax.scatter(*x.T, s=22, color="black", zorder=3)
+    ax.scatter(*y.T, s=22, facecolor="none", edgecolor="black", zorder=3)
+    ax.set_title(title)
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.axis("off")
+
+
+def row(page, pictures: dict[str, tuple[Tensor, Tensor, Tensor]], **look):
+    """A figure with a picture by `matching` of each `(x, y, lines)`, under its title."""
+    figure, panels = page.axes(len(pictures), figsize=(8.6, 2.5))
+    for ax, (title, drawn) in zip(panels, pictures.items(), strict=True):
+        matching(ax, *drawn, title, **look)
+    return figure
+
+
+def descents(page, histories):
+    """Distance of the two views and gap in the `histories` of `theory.descend`, by ε as a word, of eight images."""
+    figure, (left, right) = page.axes(2, figsize=(8.6, 3.2))
+    for ax, y, ylabel in ((left, "distance", "mean distance"), (right, "gap", "gap")):
+        page.draw(y, "ε", x="step", frame=histories, ax=ax, ylabel=ylabel, legend="ε")
+    for epsilon in histories["ε"].unique():
+        if float(epsilon):
+            right.axhline(theory.least_entropic_gap(8, float(epsilon)), color="black", lw=1, ls=":")
+    left.set_ylim(0, None)
+    right.set(yscale="log", ylim=(1e-4, 3))
+    right.get_legend().remove()
+    return figure
+
+
+def legend(panels, keep: int, loc="best") -> None:
+    """Keep one of the legends of panels that have the same, in small letters at `loc`."""
+    for k, ax in enumerate(panels):
+        if k != keep:
+            ax.get_legend().remove()
+    panels[keep].legend(loc=loc, fontsize=9)
+
+
+def by_policy(page, y: str, ylabel: str):
+    """A column of the page's frame through training, a panel for each policy and a curve for each loss.
+
+    Returns the figure and its panels.
+    """
+    figure, (panels,) = page.grid(1, len(POLICIES), figsize=(8.6, 3.4))
+    for ax, policy in zip(panels, POLICIES, strict=True):
+        part = page.frame[page.frame.policy == policy]
+        page.draw(y, "loss", frame=part, ax=ax, title=policy, ylabel=ylabel)
+    return figure, panels
+
+
+def histograms(page, space: str):
+    """Shares of the distances in `space`, "projector" or "encoder", at the end of training, summed over seeds.
+
+    A row for each policy, a column for each loss; blue are the two views of an image, orange the nearest view of
+    another one. The bins are those of `measure`.
+    """
+    figure, grid = page.grid(len(POLICIES), len(LOSSES), figsize=(8.6, 4.2))
+    for colour, pair in (("C0", "positive"), ("C1", "negative")):
+        entries = page.paper.entries(page.found, f"{space}_{pair}")
+        last = entries[entries.epoch == page.epochs[-1]].groupby(["policy", "loss", "index"]).value.sum()
+        for row, policy in zip(grid, POLICIES, strict=True):
+            for ax, loss in zip(row, LOSSES, strict=True):
+                counts = last[policy, loss]
+                steps = counts / counts.sum(), torch.linspace(0, 2, len(counts) + 1)
+                ax.stairs(*steps, color=colour)
+                ax.stairs(*steps, color=colour, alpha=0.2, fill=True, lw=0)
+    for ax, loss in zip(grid[0], LOSSES, strict=True):
+        ax.set_title(loss, fontsize=10)
+    for row, policy in zip(grid, POLICIES, strict=True):
+        row[0].set_ylabel(f"{policy}\nshare")
+    for ax in grid[-1]:
+        ax.set_xlabel("distance")
+    return figure
+
+
+def play(ax, centre: float, half: float) -> None:
+    """A gray line at a value to compare with, and a gray band around it, as wide as the play of the seed."""
+    ax.axhline(centre, color="C5", linewidth=1)
+    ax.axhspan(centre - half, centre + half, color="C5", alpha=0.25, lw=0)
