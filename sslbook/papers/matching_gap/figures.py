@@ -49,6 +49,18 @@ def descents(page, histories):
     return figure
 
 
+def pushes(page, first: Tensor, second: Tensor, plans: dict[str, Tensor]):
+    """The weights of named `plans` (N, N) between points of the sphere, (N, 3), seen from above, and their columns."""
+    figure, (*maps, bars) = page.axes(len(plans) + 1, figsize=(8.6, 3.0))
+    n, places = len(first), torch.arange(1, len(second) + 1)
+    for k, (ax, (name, plan)) in enumerate(zip(maps, plans.items(), strict=True)):
+        matching(ax, first[:, :2], second[:, :2], 40 * plan, name, alpha=0.75)
+        bars.bar(places + 0.4 * k - 0.2, n * plan.sum(0), 0.36, label=name, color=f"C{k + 2}", lw=0)
+    bars.set(xlabel="second view", ylabel="weight of the push", ylim=(0, 2.3), xticks=places)
+    bars.legend(fontsize=9, loc="upper right")
+    return figure
+
+
 def legend(panels, keep: int, loc="best") -> None:
     """Keep one of the legends of panels that have the same, in small letters at `loc`."""
     for k, ax in enumerate(panels):
