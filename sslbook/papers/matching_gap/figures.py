@@ -7,9 +7,9 @@ from sslbook.papers.matching_gap import theory
 from sslbook.papers.matching_gap.plan import LOSSES, POLICIES
 
 
-def listed(values, form: str = "{:.3f} ({})") -> str:
-    """The values of a series or a dictionary with their names, in words; `form` has a place for each, value first."""
-    return ", ".join(form.format(value, name) for name, value in values.items())
+def listed(values, form: str = ".3f") -> str:
+    """The values of a series or a dictionary with their names, in words: "0.120 (matching gap), 0.118 (NT-Xent)"."""
+    return ", ".join(f"{value:{form}} ({name})" for name, value in values.items())
 
 
 def matching(ax, x: Tensor, y: Tensor, lines: Tensor, title: str, *, off: str = "-", alpha: float = 1.0) -> None:
@@ -35,20 +35,6 @@ def row(page, pictures: dict[str, tuple[Tensor, Tensor, Tensor]], **look):
     return figure
 
 
-def descents(page, histories):
-    """Distance of the two views and gap in the `histories` of `theory.descend`, by ε as a word, of eight images."""
-    figure, (left, right) = page.axes(2, figsize=(8.6, 3.2))
-    for ax, y, ylabel in ((left, "distance", "mean distance"), (right, "gap", "gap")):
-        page.draw(y, "ε", x="step", frame=histories, ax=ax, ylabel=ylabel, legend="ε")
-    for epsilon in histories["ε"].unique():
-        if float(epsilon):
-            right.axhline(theory.least_entropic_gap(8, float(epsilon)), color="black", lw=1, ls=":")
-    left.set_ylim(0, None)
-    right.set(yscale="log", ylim=(1e-4, 3))
-    right.get_legend().remove()
-    return figure
-
-
 def pushes(page, first: Tensor, second: Tensor, plans: dict[str, Tensor]):
     """The weights of named `plans` (N, N) between points of the sphere, (N, 3), seen from above, and their columns."""
     figure, (*maps, bars) = page.axes(len(plans) + 1, figsize=(8.6, 3.0))
@@ -61,24 +47,50 @@ def pushes(page, first: Tensor, second: Tensor, plans: dict[str, Tensor]):
     return figure
 
 
-def legend(panels, keep: int, loc="best") -> None:
-    """Keep one of the legends of panels that have the same, in small letters at `loc`."""
-    for k, ax in enumerate(panels):
-        if k != keep:
-            ax.get_legend().remove()
-    panels[keep].legend(loc=loc, fontsize=9)
+def beside(page, columns: dict[str, str], hue: str | None, *, height: float = 3.2, **labels):
+    """Curves of columns in panels beside each other, each with its title at the ordinate: the figure and its panels.
 
-
-def by_policy(page, y: str, ylabel: str):
-    """A column of the page's frame through training, a panel for each policy and a curve for each loss.
-
-    Returns the figure and its panels.
+    `labels` as in `Page.draw`.
     """
+    figure, panels = page.axes(len(columns), figsize=(8.6, height))
+    for ax, (name, title) in zip(panels, columns.items(), strict=True):
+        page.draw(name, hue, ax=ax, ylabel=title, **labels)
+    return figure, panels
+
+
+def by_policy(page, column: str, title: str):
+    """A column through training, a panel for each policy and a curve for each loss: the figure and its panels."""
     figure, (panels,) = page.grid(1, len(POLICIES), figsize=(8.6, 3.4))
     for ax, policy in zip(panels, POLICIES, strict=True):
         part = page.frame[page.frame.policy == policy]
-        page.draw(y, "loss", frame=part, ax=ax, title=policy, ylabel=ylabel)
+        page.draw(column, "loss", frame=part, ax=ax, title=policy, ylabel=title)
     return figure, panels
+
+
+def legend(panels, keep: int, loc="best") -> None:
+    """Keep one of the legends of panels that have the same, in small letters at `loc`."""
+    for ax in panels:
+        ax.get_legend().remove()
+    panels[keep].legend(loc=loc, fontsize=9)
+
+
+def play(ax, centre: float, half: float) -> None:
+    """A gray line at a value to compare with, and a gray band of ± `half` around it, the play of the seed."""
+    ax.axhline(centre, color="C5", linewidth=1)
+    ax.axhspan(centre - half, centre + half, color="C5", alpha=0.25, lw=0)
+
+
+def descents(page, histories):
+    """Distance of the two views and gap in the `histories` of `theory.descend`, by ε as a word, of eight images."""
+    columns = {"distance": "mean distance", "gap": "gap"}
+    figure, (left, right) = beside(page, columns, "ε", x="step", frame=histories, legend="ε")
+    for epsilon in map(float, histories["ε"].unique()):
+        if epsilon:
+            right.axhline(theory.least_entropic_gap(8, epsilon), color="black", lw=1, ls=":")
+    left.set_ylim(0, None)
+    right.set(yscale="log", ylim=(1e-4, 3))
+    right.get_legend().remove()
+    return figure
 
 
 def histograms(page, space: str):
@@ -91,22 +103,16 @@ def histograms(page, space: str):
     for colour, pair in (("C0", "positive"), ("C1", "negative")):
         entries = page.paper.entries(page.found, f"{space}_{pair}")
         last = entries[entries.epoch == page.epochs[-1]].groupby(["policy", "loss", "index"]).value.sum()
-        for row, policy in zip(grid, POLICIES, strict=True):
-            for ax, loss in zip(row, LOSSES, strict=True):
+        for axes, policy in zip(grid, POLICIES, strict=True):
+            for ax, loss in zip(axes, LOSSES, strict=True):
                 counts = last[policy, loss]
                 steps = counts / counts.sum(), torch.linspace(0, 2, len(counts) + 1)
                 ax.stairs(*steps, color=colour)
                 ax.stairs(*steps, color=colour, alpha=0.2, fill=True, lw=0)
     for ax, loss in zip(grid[0], LOSSES, strict=True):
         ax.set_title(loss, fontsize=10)
-    for row, policy in zip(grid, POLICIES, strict=True):
-        row[0].set_ylabel(f"{policy}\nshare")
+    for axes, policy in zip(grid, POLICIES, strict=True):
+        axes[0].set_ylabel(f"{policy}\nshare")
     for ax in grid[-1]:
         ax.set_xlabel("distance")
     return figure
-
-
-def play(ax, centre: float, half: float) -> None:
-    """A gray line at a value to compare with, and a gray band around it, as wide as the play of the seed."""
-    ax.axhline(centre, color="C5", linewidth=1)
-    ax.axhspan(centre - half, centre + half, color="C5", alpha=0.25, lw=0)
