@@ -32,7 +32,7 @@ def header() -> list[str]:
     versions |= {name: version(name) for name in PEERS}
     facts = [
         datetime.date.today().isoformat(),
-        f"{runs.hardware()}, {torch.get_num_threads()} used, load {os.getloadavg()[0]:.1f} before",
+        f"{hardware.name()}, {torch.get_num_threads()} used, load {os.getloadavg()[0]:.1f} before",
         f"commit {runs.commit()}",
         *(f"{name} {number}" for name, number in versions.items()),
     ]

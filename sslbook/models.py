@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sslbook.config import Part, require
+from sslbook.data import Info
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,12 @@ class ResNet(Part, slot="encoder"):
         """The number of features."""
         return self.width * 2 ** (len(self.blocks) - 1)
 
-    def build(self, channels: int, mean: Tensor, std: Tensor) -> "Encoder":
-        """The encoder with PyTorch's default initialisation; `mean` and `std` are `(channels,)`, in units of [0, 1]."""
-        layers = [_conv(channels, self.width), nn.BatchNorm2d(self.width), nn.ReLU(inplace=True)]
+    def build(self, about: Info, mean: Tensor, std: Tensor) -> "Encoder":
+        """The encoder of images of `about.shape`, with PyTorch's default initialisation.
+
+        `mean` and `std` (C,) are those of the images' channels, in units where the largest value is 1.
+        """
+        layers = [_conv(about.shape[0], self.width), nn.BatchNorm2d(self.width), nn.ReLU(inplace=True)]
         width_in = self.width
         for stage, blocks in enumerate(self.blocks):
             width = self.width * 2**stage

@@ -154,6 +154,32 @@ class Policy(Part, slot="views"):
         return views.clamp_(0, 1)
 
 
+@dataclass(frozen=True)
+class PerView(Part, slot="views"):
+    """Another policy for each view of an image: the first view comes from `views[0]`, and so on.
+
+    A method that takes k views needs k policies. `draw` and `apply` are those of `Policy` for the k·N views in order.
+    """
+
+    views: tuple[Part, ...]
+
+    def validate(self):
+        require(len(self.views) > 0, "PerView.views is empty; it must list a policy for each view.")
+
+    def draw(self, n: int, size: tuple[int, int], generator=None, device=None) -> Draws:
+        """Draws for `n` views, an equal number by each policy; raises `ValueError` if they cannot be shared so."""
+        k = len(self.views)
+        require(n % k == 0, f"{n} views are asked of {k} policies; the number must be a multiple of theirs.")
+        draws = [policy.draw(n // k, size, generator, device) for policy in self.views]
+        return Draws(*map(torch.cat, zip(*draws, strict=True)))
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """The views that `draws` describe, as `Policy.apply`."""
+        k = len(self.views)
+        parts = zip(self.views, images.chunk(k), *(draw.chunk(k) for draw in draws), strict=True)
+        return torch.cat([policy.apply(part, Draws(*draw)) for policy, part, *draw in parts])
+
+
 PRESETS = {
     name: Policy(crop=share, flip=flip, jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s))
     for name, share, flip, s in (

@@ -6,7 +6,7 @@ from sslbook.config import Config
 from sslbook.data import Data
 from sslbook.methods import SimCLR
 from sslbook.models import ResNet
-from sslbook.optim import Optim
+from sslbook.optim import LARS, SGD
 from sslbook.papers import geometry
 from sslbook.views import policy
 
@@ -17,7 +17,7 @@ def example(**changes):
         views=policy("large"),
         encoder=ResNet(),
         method=SimCLR(),
-        optim=Optim(),
+        optim=LARS(),
         epochs=3,
         batch_size=8,
     )
@@ -42,7 +42,7 @@ def test_defaults_are_no_part_of_the_identity():
         dict(epochs=4),
         dict(views=policy("small")),
         dict(encoder=ResNet(width=16)),
-        dict(optim=Optim("sgd")),
+        dict(optim=SGD()),
     ],
 )
 def test_every_choice_is_part_of_the_identity(change):
@@ -56,7 +56,7 @@ def test_json_round_trip():
 
 
 def test_an_integer_for_a_float_is_the_same_configuration():
-    assert example(optim=Optim(learning_rate=4)).id == example(optim=Optim(learning_rate=4.0)).id
+    assert example(optim=LARS(learning_rate=4)).id == example(optim=LARS(learning_rate=4.0)).id
 
 
 def test_snapshots_run_from_initialisation_to_the_end():
@@ -76,7 +76,7 @@ def test_snapshots_run_from_initialisation_to_the_end():
         (lambda: SimCLR(loss="triplet"), "SimCLR.loss is 'triplet'; allowed are 'info_nce', 'nt_xent', 'cross_view'"),
         (lambda: SimCLR(widths=()), "widths"),
         (lambda: ResNet(width=4), "ResNet.width is 4; it must be at least 8"),
-        (lambda: Optim(learning_rate=0), "learning_rate is 0.0; it must be positive"),
+        (lambda: LARS(learning_rate=0), "learning_rate is 0.0; it must be positive"),
         (lambda: Config.from_dict(example().to_dict() | {"recipe": 99}), "recipe 99"),
         (lambda: Config.from_dict(example().to_dict() | {"epoch": 1}), "no field epoch; it has data, views"),
         (lambda: Config.from_dict(example().to_dict() | {"encoder": {"kind": "ViT"}}), "'ViT'; allowed are ResNet"),

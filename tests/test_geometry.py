@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslbook import data, metrics, runs, training
+from sslbook import data, hardware, metrics, runs
 from sslbook.papers import check, geometry
 from sslbook.views import policy
 
@@ -78,7 +78,7 @@ def test_measurements_agree_with_what_they_are_of(run):
     torch.testing.assert_close(arrays["projector"][-1], sigma.detach(), rtol=1e-5, atol=1e-6)
     train, test = data.load_train(run.config.data), data.load("shapes", "test")
     test = test.subset(data.balanced_order(test.fine, seed=3)[: len(train) // 5])
-    with torch.no_grad(), training.autocast("cpu"):
+    with torch.no_grad(), hardware.autocast("cpu"):
         bank, queries = (last.encode(s.images.float() / 255).float() for s in (train, test))
     assert arrays["knn"][-1] == pytest.approx(metrics.knn_accuracy(bank, train.fine, queries, test.fine), abs=0.02)
     torch.testing.assert_close(arrays["encoder"][-1], metrics.singular_values(bank).float(), rtol=1e-3, atol=1e-3)

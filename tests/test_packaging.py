@@ -37,12 +37,12 @@ FLOW = [
     {"claims"},
     {"plotting"},
     {"widgets"},
-    {"notebooks"},
+    {"pages"},
     {"cli"},
     {"__init__", "__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOW) for room in rooms}
-NOT_CORE = {"plotting", "widgets", "notebooks"}
+NOT_CORE = {"plotting", "widgets", "pages"}
 ONLY_INSIDE_FUNCTIONS = {"pooch", "seaborn", "matplotlib", "papermill", "anywidget", "IPython"}
 
 

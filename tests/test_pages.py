@@ -63,6 +63,57 @@ def test_a_figure_that_is_not_there_is_a_warning(app, address, monkeypatch):
     assert warned
 
 
+def page(app, text, **answers):
+    """The text of a page as it is parsed, whose kernel printed these answers."""
+    stored = [
+        {"expression": name, "result": {"status": "ok", "data": {"text/plain": a}}} for name, a in answers.items()
+    ]
+    cell = {"cell_type": "markdown", "source": text.splitlines(keepends=True), "metadata": {"user_expressions": stored}}
+    Path(app.config.executed, "notebooks/page.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {}}))
+    source = ["the clean source"]
+    book_pages.read_page(app, "notebooks/page", source)
+    return json.loads(source[0])["cells"][0]["source"]
+
+
+def test_answers_stand_in_the_place_of_roles_and_nowhere_else(app):
+    text = "*{eval}`a`* of {eval}``b``, not `{eval}` `a`.\n\n```\n{eval}`a`\n```\n\n```{note}\n{eval}`a`\n```\n"
+    shown = page(app, text, a="'two *words*'", b="7")
+    assert shown == ("*two *words** of 7, not `{eval}` `a`.\n\n```\n{eval}`a`\n```\n\n```{note}\ntwo *words*\n```\n")
+
+
+@pytest.mark.parametrize(
+    "printed, shown",
+    [
+        ("-0.5", "−0.5"),
+        ("'-1.2 (-3 to 4)'", "−1.2 (−3 to 4)"),
+        ("1e-05", "1e-05"),
+        ("'2026-01-05'", "2026-01-05"),
+        ("np.float64(-0.5)", "−0.5"),
+        ("np.int64(3)", "3"),
+        ("nan", "nan"),
+        ("True", "True"),
+        ("[1, 2]", "[1, 2]"),
+        ('"it\'s"', "it's"),
+    ],
+)
+def test_an_answer_is_a_string_without_its_quotes_or_a_number_with_a_true_minus(app, printed, shown):
+    assert page(app, "is {eval}`x`!", x=printed) == f"is {shown}!"
+
+
+def test_a_number_that_begins_a_line_begins_no_list(app):
+    assert page(app, "There are\n{eval}`n`. And\n- {eval}`n`) or {eval}`n`. End", n="1") == (
+        "There are\n1\\. And\n- 1) or 1. End"
+    )
+
+
+def test_a_role_without_an_answer_is_a_warning_that_names_page_and_expression(app, monkeypatch):
+    warned = []
+    monkeypatch.setattr(book_pages.LOGGER, "warning", lambda text, *arguments, **where: warned.append(text % arguments))
+    page(app, "{eval}`x + y` and {eval}`x`", x="1")
+    (warning,) = warned
+    assert "notebooks/page" in warning and "{eval}`x + y`" in warning
+
+
 def test_the_scoreboard_counts_every_claim_once(app, judged):
     whole = read(app, "{{ scoreboard }}")
     assert sum(map(int, re.findall(r"</span> (\d+) ", whole))) == len(claims.CLAIMS)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sslbook import cli, data, runs, training
+from sslbook import cli, data, files, hardware, runs, training
 from sslbook.models import ResNet
 from sslbook.papers import geometry
 from tests.test_training import tiny
@@ -29,7 +29,7 @@ def test_a_run_is_trained_once_and_found_again(folder):
     written = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     again = runs.ensure(tiny(), device="cpu")
     assert again.path == run.path and {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == written
-    assert not training.checkpoints(run.path)
+    assert not files.checkpoints(run.path)
     assert set(run.provenance) >= {"hardware", "precision", "threads", "torch", "commit", "date", "seconds"}
 
 
@@ -38,16 +38,15 @@ def test_the_speed_of_a_run_is_recorded(folder, monkeypatch):
     facts = runs.ensure(config, device="cpu").provenance
     assert 0.5 * 96 * 8 / facts["seconds"] < facts["images_per_second"] and facts["share_of_peak"] is None
     assert facts["processes"] == 1
-    images = data.load_train(config.data).images
-    monkeypatch.setitem(runs._PEAK, runs.hardware("cpu"), training.flop(config, (3, 32, 32)) * 1000)
-    assert runs._speed(config, images, "cpu", 250.04) == {"images_per_second": 250.0, "share_of_peak": 0.25}
-    assert runs._speed(config, images, "cpu", None) == {"images_per_second": None, "share_of_peak": None}
+    monkeypatch.setitem(hardware.PEAK, hardware.name("cpu"), training.flop(config) * 1000)
+    assert runs._speed(config, "cpu", 250.04) == {"images_per_second": 250.0, "share_of_peak": 0.25}
+    assert runs._speed(config, "cpu", None) == {"images_per_second": None, "share_of_peak": None}
 
 
 def test_the_history_survives_its_file_exactly(folder):
     config = tiny()
     run = runs.ensure(config, device="cpu")
-    direct, *_ = training.train(config, data.load_train(config.data).images, folder / "direct")
+    direct, *_ = training.train(config, data.load_train(config.data), folder / "direct")
     assert run.history.equals(pd.DataFrame(direct))
 
 
@@ -170,7 +169,7 @@ def test_missing_data_and_a_full_disk_are_named(folder, capsys, monkeypatch, tmp
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training, "write_whole", full)
+    monkeypatch.setattr(files, "write_whole", full)
     assert cli.main(["run", "--profile", "smoke", "--seeds", "1"]) == 1
     assert "No space left on device" in capsys.readouterr().err
 
