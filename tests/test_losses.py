@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sslbook import losses
-from sslbook.papers.geometry_theory import simplex
+from sslbook.papers.geometry.theory import simplex
 
 
 def views(n, d, noise=0.5, seed=0, dtype=torch.float64):

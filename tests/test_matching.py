@@ -10,8 +10,8 @@ import torch
 from sslbook import losses
 from sslbook.losses.contrastive import _cross_view
 from sslbook.losses.matching import _cost, _gap, _solve
-from sslbook.losses.pairs import unit
-from sslbook.papers.geometry_theory import simplex
+from sslbook.papers.geometry.theory import simplex
+from sslbook.tensors import unit
 from tests.test_losses import views
 
 TIGHT = {"tol": 1e-12, "max_iter": 10_000}

@@ -5,7 +5,8 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from sslbook.metrics.neighbors import require_labelled
+from sslbook.metrics.neighbors import labelled
+from sslbook.tensors import power_of_two
 
 L2 = 1e-3
 """Our choice, the same for every encoder: the penalty of the probe on features of unit variance."""
@@ -18,23 +19,27 @@ def linear_probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels:
 
     Features (M, D) and (N, D) are standardised by the mean and deviation of `train`; the fit minimises the mean
     cross-entropy + (L2/2)‖W‖², biases free, from 0 by full-batch L-BFGS with at most `ITERATIONS` iterations. Nothing
-    is random and nothing is chosen by looking at `test`. Labels are integers of at least 0; a test label unknown to
-    the training labels counts as an error.
+    is random and nothing is chosen by looking at `test`. Labels are integers of any type; a test label unknown to the
+    training labels counts as an error.
 
-    Raises `ValueError` if shapes do not match.
+    Raises `ValueError` if shapes do not match or a feature is not finite.
     """
-    require_labelled(train, train_labels, test, test_labels)
-    train, test = train.float(), test.float()
+    train, train_labels, test, test_labels = labelled(train, train_labels, test, test_labels)
+    # The squares of very large features would overflow, those of very small ones vanish.
+    largest = train.abs().amax(0)
+    power = power_of_two(largest.masked_fill(largest < torch.finfo(train.dtype).tiny, 1))
+    train, test = (train * power).float(), (test * power).float()
     mean, deviation = train.mean(0), train.std(0, correction=0)
     # Of a constant feature only rounding is left; dividing by it would make noise a feature.
     deviation = deviation.masked_fill(deviation <= 1e-6 * mean.abs(), 1)
+    classes, train_labels = train_labels.unique(return_inverse=True)
     weight, bias = _fit((train - mean) / deviation, train_labels)
-    predicted = ((test - mean) / deviation @ weight + bias).argmax(1)
+    predicted = classes[((test - mean) / deviation @ weight + bias).argmax(1)]
     return (predicted == test_labels).double().mean().item()
 
 
 def _fit(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights (D, C) and biases (C,) of the probe."""
+    """The weights (D, C) and biases (C,) of the probe of `labels` 0 … C − 1."""
     count, classes = len(features), int(labels.max()) + 1
     shape = (features.shape[1] + 1, classes)
 
