@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import book, growth, losses, matching, step, views
-from sslbook import runs
+from sslbook import hardware, runs
 
 RESULTS = Path(__file__).with_name("results.md")
 PEERS = ("torchvision", "kornia", "lightly", "POT")

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.timing import REPEATS, milliseconds, row
 from benchmarks.views import torchvision_per_image
-from sslbook import data, training
-from sslbook.papers import geometry
+from sslbook import data, hardware, training
+from sslbook.papers.geometry import PAPER
 
 
 class Pairs(Dataset):
@@ -39,7 +39,7 @@ def rows() -> list[dict]:
         command = [sys.executable, "-m", "benchmarks.step", kind]
         taken[kind].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     plain, before, ours = (statistics.median(times) for times in taken.values())
-    what = f"laptop step, {geometry.configs('fig1', 'laptop')[0].batch_size} images"
+    what = f"laptop step, {PAPER.plan('fig1', 'laptop')[0].config.batch_size} images"
     return [row(what, ours, "plain loop, loader-fed", plain), row(what, ours, "ours, allocator as it is", before)]
 
 
@@ -71,7 +71,7 @@ def plain():
 
 def laptop() -> tuple:
     """Configuration, a batch of images, and the function that takes our step on it."""
-    config = geometry.configs("fig1", "laptop", seeds=[1])[2]
+    config = PAPER.plan("fig1", "laptop", seeds=[1])[2].config
     images = data.load("shapes", "train").images[: config.batch_size]
     method = training.build(config, data.channel_statistics(images.images)).to(memory_format=torch.channels_last)
     step = training._step(config, method, config.optim.build(method), images, "cpu")

@@ -139,14 +139,17 @@ def judge(claim: Claim, frame: pd.DataFrame | None = None, complete: bool = Fals
 def value(frame: pd.DataFrame, name: str, when: str = "end", **where) -> pd.Series:
     """The column `name` by seed at the "start", "half" or "end" of the runs whose labels are as in `where`.
 
-    The half is the kept epoch nearest to half of the last one.
+    The half is the kept epoch nearest to half of the last one. Raises `ValueError` if a seed has several such runs.
     """
-    chosen = (
-        frame[np.logical_and.reduce([frame[label] == wanted for label, wanted in where.items()])] if where else frame
-    )
-    table = chosen.pivot(index="seed", columns="epoch", values=name)
-    if table.empty:
+    for label, wanted in where.items():
+        frame = frame[frame[label] == wanted]
+    if frame.empty:
         return pd.Series(dtype=float)
+    require(
+        not frame.duplicated(["seed", "epoch"]).any(),
+        f"{name!r} has several values for a seed and an epoch where {where or 'nothing is said'}; name more labels.",
+    )
+    table = frame.pivot(index="seed", columns="epoch", values=name)
     epochs = table.columns
     at = {"start": epochs[0], "half": epochs[np.abs(epochs - epochs[-1] / 2).argmin()], "end": epochs[-1]}
     return table[at[when]]

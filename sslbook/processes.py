@@ -35,8 +35,8 @@ class World:
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Put in place of each tensor its mean over the processes, the same bits in all of them, in one exchange."""
-        if self.size > 1:
-            tensors = list(tensors)
+        tensors = list(tensors)
+        if self.size > 1 and tensors:
             means = _add(torch.cat([tensor.flatten() for tensor in tensors])) / self.size
             for tensor, mean in zip(tensors, means.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(mean.view_as(tensor))

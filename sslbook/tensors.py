@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from sslbook.config import require
+from sslbook.config import require, require_number
 
 
 def finite(name: str, value, *axes: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -51,6 +51,16 @@ def floating(name: str, value) -> None:
     if not (isinstance(value, Tensor) and value.is_floating_point()):
         found = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"of type {type(value).__name__}"
         raise ValueError(f"{name} is {found}; it must be a floating-point tensor.")
+
+
+def require_size(size: tuple[int, int]) -> None:
+    """Raise `ValueError` unless `size` is the height and the width of an image, in pixels."""
+    require(
+        isinstance(size, (list, tuple)) and len(size) == 2,
+        f"The size is {size!r}; it must be (height, width).",
+    )
+    for name, side in zip(("height", "width"), size, strict=True):
+        require_number(f"The {name}", side, least=1, whole=True)
 
 
 def paired(z1: Tensor, z2: Tensor, *, least: int = 2) -> tuple[Tensor, Tensor]:

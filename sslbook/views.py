@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslbook.config import Part, require, require_choice, require_number
-from sslbook.tensors import floating
+from sslbook.tensors import floating, require_size
 
 _TRIES = 10
 
@@ -26,7 +26,8 @@ class Draws(NamedTuple):
     `box` (N, 4) is the crop's top, left, height and width in pixels; `flip` (N,) mirrors left and right; `factors`
     (N, 4) holds the factors of brightness, contrast and saturation (1 changes nothing) and the shift of hue in turns
     (0 changes nothing); `order` (N, 4) lists these four in the order of their application, by column of `factors`;
-    `gray` (N,) removes colour; `sigma` (N,) is the standard deviation of the blur in pixels (0 for none).
+    `gray` (N,) removes colour; `sigma` (N,) is the standard deviation of the blur in pixels (0 for none); `vertical`
+    (N,) mirrors top and bottom.
     """
 
     box: Tensor
@@ -35,6 +36,7 @@ class Draws(NamedTuple):
     order: Tensor
     gray: Tensor
     sigma: Tensor
+    vertical: Tensor
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Policy(Part, slot="views"):
     `crop` bounds the share of the area that is kept (uniform), `ratio` the width of the crop over its height
     (log-uniform). `jitter` holds the strengths b, c, s of brightness, contrast and saturation, whose factors are
     uniform in [max(0, 1 − b), 1 + b], and the strength of hue, whose shift is uniform in ± that many turns; jitter
-    happens with probability `jitter_probability`, its four operations in random order. `flip`, `grayscale` and `blur`
-    are probabilities; `sigma` bounds the blur's standard deviation in pixels (uniform).
+    happens with probability `jitter_probability`, its four operations in random order. `flip` (left and right),
+    `vertical` (top and bottom), `grayscale` and `blur` are probabilities; `sigma` bounds the blur's standard deviation
+    in pixels (uniform).
     """
 
     crop: tuple[float, float]
@@ -56,6 +59,7 @@ class Policy(Part, slot="views"):
     blur: float = 0.0
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     sigma: tuple[float, float] = (0.1, 2.0)
+    vertical: float = 0.0
 
     def validate(self):
         require(
@@ -68,18 +72,13 @@ class Policy(Part, slot="views"):
                 0 < low <= high,
                 f"Policy.{name} is {(low, high)}; it must be two values, 0 < least ≤ greatest < ∞.",
             )
-        for name in ("flip", "jitter_probability", "grayscale", "blur"):
+        for name in ("flip", "vertical", "jitter_probability", "grayscale", "blur"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"Policy.{name} is {value}; a probability lies in 0 … 1.")
         require(
             all(strength >= 0 for strength in self.jitter[:3]) and 0 <= self.jitter[3] <= 0.5,
             f"Policy.jitter is {self.jitter}; brightness, contrast and saturation must be at least 0, hue in 0 … 0.5.",
         )
-
-    @property
-    def name(self) -> str:
-        """The name under which `policy` knows this policy, or "own"."""
-        return next((name for name, preset in PRESETS.items() if preset == self), "own")
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One view of each image: uint8 (N, C, H, W), C = 1 or 3, to float32 of the same shape in [0, 1].
@@ -96,12 +95,7 @@ class Policy(Part, slot="views"):
         the same draws wherever the images lie, and with a generator on their own device nothing is synchronised.
         """
         require_number("The number of images", n, least=0, whole=True)
-        require(
-            isinstance(size, (list, tuple)) and len(size) == 2,
-            f"The size is {size!r}; it must be height and width in pixels.",
-        )
-        for name, side in zip(("height", "width"), size, strict=True):
-            require_number(f"The {name}", side, least=1, whole=True)
+        require_size(size)
         require(
             generator is None or isinstance(generator, torch.Generator),
             f"The generator is {generator!r}; it must be a torch.Generator or None.",
@@ -111,6 +105,10 @@ class Policy(Part, slot="views"):
         area, shape, place, flip, jitter, factors, order, gray, blur, sigma = uniform.split(
             [_TRIES, _TRIES, 2, 1, 1, 4, 4, 1, 1, 1], dim=1
         )
+        # A draw of its own, and only where it matters: policies without it keep the draws they had before it was there.
+        vertical = torch.zeros_like(flip[:, 0], dtype=torch.bool)
+        if self.vertical:
+            vertical = torch.rand(n, generator=generator, device=source).to(device=device) < self.vertical
         return Draws(
             box=self._box(area, shape, place, *size),
             flip=flip[:, 0] < self.flip,
@@ -118,6 +116,7 @@ class Policy(Part, slot="views"):
             order=order.argsort(1),
             gray=gray[:, 0] < self.grayscale,
             sigma=((blur < self.blur) * _between(sigma, *self.sigma))[:, 0],
+            vertical=vertical,
         )
 
     def _box(self, area: Tensor, shape: Tensor, place: Tensor, height: int, width: int) -> Tensor:
@@ -156,6 +155,8 @@ class Policy(Part, slot="views"):
             f"The draws are not those of {len(images)} images; `draw` makes them.",
         )
         views = crop(images.float().div_(255), draws.box, draws.flip)
+        if self.vertical:
+            views = torch.where(_each(draws.vertical), views.flip(2), views)
         for position in range(4):
             for k, operation in enumerate((brightness, contrast, saturation, hue)):
                 factor = draws.factors[:, k]

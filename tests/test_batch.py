@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from sslbook import hardware, papers, runs
-from sslbook.papers import geometry
+from sslbook.papers.geometry import PAPER
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = geometry.configs("main", "smoke")[:2]
+CONFIGS = [config for config, _ in PAPER.plan("main", "smoke")[:2]]
 NAMES = [config.id for config in CONFIGS]
 TARGETS = [f"_build/finished/{name}" for name in NAMES]
 
@@ -106,7 +106,7 @@ def test_a_deleted_run_is_trained_again(tmp_path):
 
 
 def test_the_profile_for_slurm_asks_for_a_gpu_and_for_more_time_than_the_run_takes(tmp_path):
-    config = geometry.configs("main", "paper")[0]
+    config = PAPER.plan("main", "paper")[0].config
     options = ["--profile", ROOT / "profiles" / "slurm", "--executor", "local", "--cores", "8", "-n", "-p"]
     job = batch(tmp_path, *options, f"_build/finished/{config.id}", "--config", "profile=paper", "ship=yes")
     assert job.wait(600) == 0

@@ -14,7 +14,7 @@ from torch import nn
 
 from sslbook import data, files, hardware, losses, methods, runs, training
 from sslbook.optim import SGD
-from sslbook.papers import geometry
+from sslbook.papers.geometry import PAPER
 from sslbook.processes import world
 from tests.test_training import TINY, same, tiny, weights
 
@@ -177,9 +177,21 @@ def test_a_stopped_run_of_two_processes_continues_to_the_same_bits(shared, monke
 
 
 def test_torchrun_makes_one_record(tmp_path, monkeypatch):
-    config = geometry.configs("fig1", "smoke", seeds=[1])[0]
+    config = PAPER.plan("fig1", "smoke", seeds=[1])[0].config
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sslbook"]
-    command += ["run", "--profile", "smoke", "--figure", "fig1", "--id", config.id, "--device", "cpu"]
+    command += [
+        "run",
+        "--paper",
+        "geometry",
+        "--profile",
+        "smoke",
+        "--figure",
+        "fig1",
+        "--id",
+        config.id,
+        "--device",
+        "cpu",
+    ]
     monkeypatch.setenv("SSLBOOK_RUNS", str(tmp_path))
     subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=600)
     run = runs.find(config)

@@ -118,11 +118,19 @@ def test_a_kernel_that_dies_is_told_in_a_sentence(tmp_path):
         pages.execute(source, "smoke", tmp_path / "copy.ipynb")
 
 
-def test_the_path_of_the_folder_for_temporary_files_may_be_long(tmp_path, monkeypatch):
+@pytest.mark.parametrize("short", [True, False], ids=["sockets in /tmp", "TCP"])
+def test_the_path_of_the_folder_for_temporary_files_may_be_long(tmp_path, monkeypatch, short):
     folder = tmp_path / ("long" * 40)
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    assert pages.execute(notebook(tmp_path, "# {eval}`1`"), "smoke", tmp_path / "copy.ipynb").exists()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, *mode: (short or path != "/tmp") and access(path, *mode))
+    source = notebook(
+        tmp_path, "import ipykernel.kernelapp as k\nused = k.IPKernelApp.instance().transport", "# {eval}`used`"
+    )
+    copy = nbformat.read(pages.execute(source, "smoke", tmp_path / "copy.ipynb"), 4)
+    (answer,) = copy.cells[-1].metadata["user_expressions"]
+    assert answer["result"]["data"]["text/plain"] == ("'ipc'" if short and os.name == "posix" else "'tcp'")
 
 
 def test_braces_in_the_path_of_a_book_are_kept(tmp_path):

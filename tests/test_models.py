@@ -67,6 +67,11 @@ def test_the_mlp_projector_has_no_bias_at_its_end():
     assert projector(8, (16, 4))[-1].bias is None
 
 
+def test_without_widths_there_is_no_head():
+    h = torch.rand(5, 8)
+    assert torch.equal(projector(8, ())(h), h)
+
+
 @pytest.mark.parametrize("name", ["info_nce", "nt_xent"])
 def test_simclr_sees_both_views_in_one_batch(name):
     config = example(encoder=ResNet(8, (1,)), method=SimCLR(loss=name, widths=(4,)))

@@ -1,5 +1,6 @@
 """Laws of what the hooks of the book put on a page."""
 
+import itertools
 import json
 import re
 import sys
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sslbook import claims
+from sslbook import ledger, papers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
 import book_pages
@@ -33,11 +34,12 @@ def app(tmp_path):
 @pytest.fixture
 def judged(monkeypatch):
     """Verdicts of every kind, by paper."""
-    statuses = [list(book_pages.MARKS)[i % len(book_pages.MARKS)] for i in range(len(claims.CLAIMS))]
-    found = {}
-    for claim, status in zip(claims.CLAIMS, statuses, strict=True):
-        outcomes = tuple(claims.Outcome(test, 0.5, 0.25, 0.75, 3) for test in claim.tests)
-        found.setdefault(claim.paper, []).append(claims.Verdict(claim, status, outcomes))
+    statuses, found = itertools.cycle(book_pages.MARKS), {}
+    for name in papers.names():
+        for claim, status in zip(papers.paper(name).claims, statuses):
+            tests = getattr(claim.evidence, "tests", ())
+            outcomes = tuple(ledger.Outcome(test, 0.5, 0.25, 0.75, 3) for test in tests)
+            found.setdefault(name, []).append(ledger.Verdict(claim, status, outcomes))
     monkeypatch.setattr(book_pages, "judged", lambda: found)
     return found
 
@@ -116,28 +118,37 @@ def test_a_role_without_an_answer_is_a_warning_that_names_page_and_expression(ap
 
 def test_the_scoreboard_counts_every_claim_once(app, judged):
     whole = read(app, "{{ scoreboard }}")
-    assert sum(map(int, re.findall(r"</span> (\d+) ", whole))) == len(claims.CLAIMS)
+    assert sum(map(int, re.findall(r"</span> (\d+) ", whole))) == sum(map(len, judged.values()))
     assert read(app, "{{ scoreboard geometry }}") == whole.splitlines()[list(judged).index("geometry")]
 
 
 def test_every_claim_has_its_verdict_in_words_and_by_a_mark_and_every_test_its_row(app, judged):
     page = read(app, "{{ verdicts }}")
-    for found in judged.values():
+    for name, found in judged.items():
         for verdict in found:
             mark, _ = book_pages.MARKS[verdict.status]
             (row,) = (line for line in page.splitlines() if f"`{verdict.claim.id}` | <span" in line)
             assert f">{mark}</span> <strong>{verdict.status}</strong>" in row
-            linked = verdict.claim.page == "upper-bound" and verdict.claim.paper == "geometry"
+            linked = verdict.claim.page == "upper-bound" and name == "geometry"
             assert ("](/notebooks/" in row) == linked
             assert page.count(f"\n| `{verdict.claim.id}` |") >= len(verdict.outcomes)
 
 
 def test_a_claim_is_quoted_in_the_words_of_the_ledger(app, judged):
     quoted = read(app, "- {{ verdict fig3-tracks }}")
-    assert quoted.startswith(f"- {book_pages.plain(claims.claim('fig3-tracks').says)} <span")
+    assert quoted.startswith(f"- {book_pages.plain(papers.claim('fig3-tracks')[1].says)} <span")
 
 
 def test_marks_are_those_of_the_ledger_and_tell_verdicts_apart_without_colour():
-    statuses = {getattr(claims, name) for name in claims.__all__ if name.isupper()}
-    assert statuses == set(book_pages.MARKS)
+    statuses = ledger.STATUSES
+    assert set(statuses) == set(book_pages.MARKS)
     assert len({mark for mark, _ in book_pages.MARKS.values()}) == len(statuses)
+
+
+def test_every_run_behind_a_verdict_is_listed_once_with_its_labels(app):
+    found = papers.verdicts("laptop", "fig1-order", "fig1-collapse-late")["geometry"]
+    text = book_pages.run_list("geometry", found)
+    for id in {id for verdict in found for id in verdict.runs}:
+        (line,) = (line for line in text.splitlines() if f"`{id}`" in line)
+        assert "strength=" in line
+    assert text.count(":::{dropdown}") == 2 and "epochs 64" in text

@@ -1,6 +1,6 @@
 """Image sets with fine and coarse labels and, where they are known, factors of style.
 
-A module of sets has `SETS`, their `Info` by name, and `load(name, split, root)`; it is listed here in `_MODULES`.
+A module of sets has `SETS`, their `Info` by name, and `load(name, split, root)`; `add` makes them known.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ __all__ = [
     "ImageSet",
     "Info",
     "Names",
+    "add",
     "balanced_order",
     "channel_statistics",
     "download",
@@ -26,11 +27,21 @@ __all__ = [
     "load_train",
 ]
 
-_MODULES = (official, shapes)
-SETS = tuple(name for module in _MODULES for name in module.SETS)
+_MODULES: list = []
+SETS: list[str] = []
 
 
-def _module(name: str):
+def add(module) -> None:
+    """Make the sets of a module known, such as those of a paper of your own."""
+    _MODULES.append(module)
+    SETS.extend(module.SETS)
+
+
+add(official)
+add(shapes)
+
+
+def _source(name: str):
     require(name in SETS, f"The data set {name!r} is unknown; allowed are {', '.join(SETS)}.")
     return next(module for module in _MODULES if name in module.SETS)
 
@@ -40,7 +51,7 @@ def info(name: str) -> Info:
 
     Raises `ValueError` for an unknown name.
     """
-    return _module(name).SETS[name]
+    return _source(name).SETS[name]
 
 
 def load(name: str, split: str, root=None) -> ImageSet:
@@ -48,14 +59,14 @@ def load(name: str, split: str, root=None) -> ImageSet:
 
     Raises `ValueError` for an unknown name or split, and for a missing, truncated or altered file.
     """
-    module = _module(name)
+    module = _source(name)
     require(split in SPLITS, f"The split {split!r} is unknown; allowed are {', '.join(SPLITS)}.")
     return module.load(name, split, root)
 
 
 def download(name: str, root=None) -> bool:
     """Fetch a set below `root` and verify it; False if nothing was missing. See `official.download`."""
-    module = _module(name)
+    module = _source(name)
     return hasattr(module, "download") and module.download(name, root)
 
 

@@ -3,5 +3,18 @@
 from sslbook.methods.joint_embedding import JointEmbedding
 from sslbook.methods.method import Batch, Method
 from sslbook.methods.pairwise import MatchingGap, SimCLR, VICReg
+from sslbook.methods.variational import CRVAE, VAE, BetaVAE, LatentVariable, SimVAE
 
-__all__ = ["Batch", "JointEmbedding", "MatchingGap", "Method", "SimCLR", "VICReg"]
+__all__ = [
+    "CRVAE",
+    "VAE",
+    "Batch",
+    "BetaVAE",
+    "JointEmbedding",
+    "LatentVariable",
+    "MatchingGap",
+    "Method",
+    "SimCLR",
+    "SimVAE",
+    "VICReg",
+]

@@ -28,14 +28,17 @@ class JointEmbedding(Method):
 
 @dataclass(frozen=True)
 class Pairwise(Part):
-    """Base of the parts whose method is a `JointEmbedding`: a projector of `widths` and a `pair_loss`."""
+    """Base of the parts whose method is a `JointEmbedding`: a projector of `widths` and a `pair_loss`.
+
+    Without widths there is no head: the loss acts on the features.
+    """
 
     widths: tuple[int, ...] = (128,)
 
     def validate(self):
         require(
-            len(self.widths) > 0 and min(self.widths) >= 1,
-            f"{type(self).__name__}.widths is {self.widths}; it must list the width of at least one layer.",
+            all(width >= 1 for width in self.widths),
+            f"{type(self).__name__}.widths is {self.widths}; each must be at least 1.",
         )
 
     def build(self, encoder: Encoder, about: Info) -> JointEmbedding:

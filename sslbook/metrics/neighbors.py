@@ -55,7 +55,7 @@ def knn_accuracy(
 
     Source: Wu et al. 2018, Sec. 3.4. Raises `ValueError` if shapes do not match, k exceeds M or temperature ≤ 0.
     """
-    train, train_labels, test, test_labels = labelled(train, train_labels, test, test_labels)
+    train, train_labels, test, test_labels = labelled(train=(train, train_labels), test=(test, test_labels))
     require_number("k", k, least=1, most=len(train), whole=True)
     require_number("The temperature", temperature, above=0)
     train, test = unit(train), unit(test)
@@ -73,20 +73,22 @@ def knn_accuracy(
     return correct / len(test)
 
 
-def labelled(train, train_labels, test, test_labels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four in float32 or float64 and int64, on the features' devices.
+def labelled(**sets: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Features and labels of each of the named `sets`, in turn: float32 or float64, and int64 on the features' device.
 
-    Raises `ValueError` unless the features are finite, (M, D) and (N, D), not empty, and each has one integer label.
+    Raises `ValueError` unless features are finite, (N, D) with one D, not empty, and each has one integer label.
     """
-    train, test = (promoted(finite(name, value, 2)) for name, value in (("train", train), ("test", test)))
-    require(
-        train.shape[1] == test.shape[1],
-        f"train and test have the shapes {tuple(train.shape)} and {tuple(test.shape)}; they must be (M, D) and (N, D).",
-    )
-    train_labels, test_labels = integers("train_labels", train_labels), integers("test_labels", test_labels)
-    require(
-        len(train_labels) == len(train) and len(test_labels) == len(test),
-        f"There are {len(train_labels)} and {len(test_labels)} labels for {len(train)} training and "
-        f"{len(test)} test features; each feature needs one.",
-    )
-    return train, train_labels.to(train.device), test, test_labels.to(test.device)
+    found = []
+    for name, (features, labels) in sets.items():
+        features, labels = promoted(finite(name, features, 2)), integers(f"{name}_labels", labels)
+        require(
+            len(labels) == len(features),
+            f"There are {len(labels)} labels for the {len(features)} features of {name}; each feature needs one.",
+        )
+        found += [features, labels.to(features.device)]
+        require(
+            features.shape[1] == found[0].shape[1],
+            f"{next(iter(sets))} and {name} have the shapes {tuple(found[0].shape)} and {tuple(features.shape)}; they "
+            "must be (M, D) and (N, D).",
+        )
+    return found

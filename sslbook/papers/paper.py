@@ -53,9 +53,9 @@ class Paper:
 
     `plans` gives for each figure a function of the profile to the runs behind it, the most valuable first; "main" are
     those that decide claims unless these say otherwise. `measure(run, device)` yields a dictionary of arrays for each
-    kept epoch, kept beside the run under `version`, which rises when an array changes its meaning; `row(config,
-    arrays)` makes the scalars of one epoch's arrays. The book needs the figures `shown`; those of `sweep` go beyond the
-    paper. `colours` and `dashes` are those of labels in figures.
+    kept epoch (pictures as uint8), kept beside the run under `version`, which rises when an array changes its meaning;
+    `row(config, arrays)` makes the scalars of one epoch's arrays. The book needs the figures `shown`; those of `sweep`
+    go beyond the paper. `colours` and `dashes` are those of labels in figures.
     """
 
     name: str
@@ -73,8 +73,10 @@ class Paper:
     def plan(
         self, figure: str = "main", profile: str = "laptop", dataset: str | None = None, seeds=None
     ) -> list[Planned]:
-        """The runs behind a figure. Another `dataset` takes the place of the planned one, with as many images of it
-        (all, of `shapes`); `seeds` take the place of the planned ones, seed after seed.
+        """The runs behind a figure; `seeds` take the place of the planned ones, seed after seed.
+
+        Of runs on several image sets those on `dataset` are taken. Where none is planned on it, it takes the place of
+        the planned set, with as many images (all, of `shapes`).
 
         Raises `ValueError` for an unknown figure, profile or data set, and for seeds that are not different integers.
         """
@@ -86,7 +88,8 @@ class Paper:
             kinds = {config.replace(seed=0).id: (config, labels) for config, labels in reversed(planned)}
             kinds = list(reversed(kinds.values()))
             planned = [Planned(config.replace(seed=seed), labels) for seed in seeds for config, labels in kinds]
-        return [Planned(_with_dataset(config, dataset), labels) for config, labels in planned]
+        on_it = [each for each in planned if each.config.data.name == dataset]
+        return on_it or [Planned(_with_dataset(config, dataset), labels) for config, labels in planned]
 
     def find(self, planned: Iterable[Planned]) -> list[Finished]:
         """Those of the planned runs that are here or shipped; nothing is trained."""
@@ -111,7 +114,7 @@ class Paper:
 
     def _stack(self, run: runs.Run, device: str | None) -> dict[str, Tensor]:
         measured = list(self.measure(run, device))
-        stacked = {name: torch.stack([torch.as_tensor(row[name]).float() for row in measured]) for name in measured[0]}
+        stacked = {name: torch.stack([_compact(row[name]) for row in measured]) for name in measured[0]}
         return {"epoch": torch.tensor(list(run.snapshots))} | stacked
 
     def frame(self, found: Iterable[Finished]) -> pd.DataFrame:
@@ -172,6 +175,12 @@ class Paper:
             found = self.find(self.plan(figure, profile, dataset, seeds))
             evidence[figure] = found, self.frame(found) if found else None
         return [self.judge(c, *_behind(c, evidence, profile)) for c in chosen]
+
+
+def _compact(value) -> Tensor:
+    """As records keep it: pictures as bytes, all else in float32."""
+    value = torch.as_tensor(value)
+    return value if value.dtype == torch.uint8 else value.float()
 
 
 def _behind(claim: Claim, evidence: dict, profile: str) -> tuple:

@@ -1,4 +1,4 @@
-"""Encoders and projectors. An `Encoder` knows its input size and normalisation; a projector is a plain module."""
+"""Residual networks, and what every encoder is: an `Encoder` knows the normalisation of its images."""
 
 from dataclasses import dataclass
 
@@ -88,19 +88,10 @@ class Encoder(nn.Module):
         self.register_buffer("mean", mean.float().view(1, -1, 1, 1).clone())
         self.register_buffer("std", std.float().view(1, -1, 1, 1).clone())
 
-    def forward(self, images: Tensor) -> Tensor:
+    def trunk_of(self, images: Tensor) -> Tensor:
+        """What the trunk computes of the normalised images."""
         normalised = (images - self.mean) / self.std
-        return self.trunk(normalised.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
+        return self.trunk(normalised.contiguous(memory_format=torch.channels_last))
 
-
-def projector(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """The head `g` from `dim` features to `widths[-1]` projections.
-
-    One width is the linear projector of Cosentino et al. (2022): a bias-free linear map, nothing after it. More
-    widths are an MLP: bias-free linear maps with batch norm and ReLU between them.
-    """
-    layers: list[nn.Module] = []
-    for width in widths[:-1]:
-        layers += [nn.Linear(dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-        dim = width
-    return nn.Sequential(*layers, nn.Linear(dim, widths[-1], bias=False))
+    def forward(self, images: Tensor) -> Tensor:
+        return self.trunk_of(images).mean(dim=(2, 3))
