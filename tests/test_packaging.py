@@ -25,6 +25,7 @@ DECLARED = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].v
 # Rooms on one line know nothing of each other; each room may import those above it, none below.
 FLOW = [
     {"config"},
+    {"tensors"},
     {"data"},
     {"views"},
     {"models", "losses", "metrics"},
