@@ -7,11 +7,6 @@ from sslbook.papers.matching_gap import theory
 from sslbook.papers.matching_gap.plan import LOSSES, POLICIES
 
 
-def listed(values, form: str = ".3f") -> str:
-    """The values of a series or a dictionary with their names, in words: "0.120 (matching gap), 0.118 (NT-Xent)"."""
-    return ", ".join(f"{value:{form}} ({name})" for name, value in values.items())
-
-
 def matching(ax, x: Tensor, y: Tensor, lines: Tensor, title: str, *, off: str = "-", alpha: float = 1.0) -> None:
     """Points of the plane, `x` full and `y` open, both (N, 2), with lines from x_i to y_j as wide as `lines[i, j]`.
 
