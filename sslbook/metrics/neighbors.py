@@ -1,7 +1,9 @@
-"""What the neighbours of a feature say about its label.
+"""The nearest neighbours of a feature, and what they say about its label and about the dimension around it.
 
 Every function raises `ValueError` for a shape or value that its docstring does not allow.
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -54,17 +56,83 @@ def knn_accuracy(
     require_labelled(train, train_labels, test, test_labels)
     require(1 <= k <= len(train), f"k is {k}; it must lie in 1 … {len(train)}, the number of training features.")
     require(temperature > 0, f"The temperature is {temperature}; it must be positive.")
-    train, test = F.normalize(_single(train)), F.normalize(_single(test))
+    train, test = F.normalize(single(train)), F.normalize(single(test))
     classes, correct = int(train_labels.max()) + 1, 0
-    rows = max(1, _CHUNK // len(train))
-    for features, labels in zip(test.split(rows), test_labels.split(rows), strict=True):
-        similarity, index = (features @ train.T).topk(k)
+    for rows, similarity, index in nearest(test, train, k):
         weights = ((similarity - 1) / temperature).exp()
         # Sums of float32 numbers in float64 hardly round, so equal votes stay equal in whatever order they are added.
-        votes = weights.new_zeros(len(features), classes, dtype=torch.float64)
+        votes = weights.new_zeros(len(weights), classes, dtype=torch.float64)
         votes.scatter_add_(1, train_labels[index], weights.double())
-        correct += int((votes.argmax(1) == labels).sum())
+        correct += int((votes.argmax(1) == test_labels[rows]).sum())
     return correct / len(test)
+
+
+@torch.no_grad()
+def two_nn(features: Tensor, *, discard: float = 0.1) -> float:
+    """Intrinsic dimension by TwoNN: the slope through 0 of −ln(1 − F(μ)) against ln μ, μ = r₂/r₁.
+
+    r₁ and r₂ are the Euclidean distances of a feature to its two nearest others, F(μ_(i)) = i/N the empirical
+    distribution; the `discard` share of largest μ is left out. `features` is (N, D). A feature with a copy (r₁ = 0) is
+    left out first.
+
+    Source: Facco et al. 2017. Raises `ValueError` if fewer than three features are distinct, or `discard` is not in
+    (0, 1).
+    """
+    require_features(features=features)
+    require(0 < discard < 1, f"discard is {discard}; it must lie in (0, 1).")
+    require(len(features) >= 3, f"There are {len(features)} features; two neighbours of each need at least 3.")
+    # The differences are taken in float64: |x|² − 2xy + |y|² would lose the small distances.
+    ratios, exact = [], features.double()
+    centred = single(features) - single(features).mean(0)
+    for rows, _, index in nearest(centred, centred, 2, euclidean=True, others=True):
+        r = (exact[index] - exact[rows, None]).norm(dim=2).sort().values
+        ratios.append((r[:, 1] / r[:, 0])[r[:, 0] > 0])
+    logs = torch.cat(ratios).log().sort().values
+    kept = logs[: int(len(logs) * (1 - discard))]
+    require(
+        bool((kept > 0).any()),
+        "Every feature has a copy, or two nearest neighbours equally far away; the dimension is undefined.",
+    )
+    tail = -torch.log1p(-torch.arange(1, len(kept) + 1, device=logs.device, dtype=logs.dtype) / len(logs))
+    return float(kept @ tail / kept.square().sum())
+
+
+def nearest(
+    queries: Tensor, candidates: Tensor, k: int, *, euclidean: bool = False, others: bool = False
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Chunk by chunk: rows of the queries, their k largest `scores` in descending order, and whose these are."""
+    for rows, score in scores(queries, candidates, euclidean=euclidean, others=others):
+        yield rows, *score.topk(k)
+
+
+def scores(
+    queries: Tensor, candidates: Tensor, *, euclidean: bool = False, others: bool = False
+) -> Iterator[tuple[slice, Tensor]]:
+    """Chunk by chunk: rows of the queries, and q·c, or with `euclidean` q·c − ½‖c‖², for every candidate c.
+
+    The second is largest where the distance is least. `others` says that the queries are the candidates; the score of
+    each with itself is then −∞.
+    """
+    offset = candidates.square().sum(1) / 2 if euclidean else None
+    step = max(1, _CHUNK // len(candidates))
+    for start in range(0, len(queries), step):
+        score = queries[start : start + step] @ candidates.T
+        if euclidean:
+            score -= offset
+        if others:
+            score.diagonal(start).fill_(-torch.inf)
+        yield slice(start, start + len(score)), score
+
+
+def require_features(**features: Tensor) -> None:
+    """Raise `ValueError`, naming the argument, unless all are (N, D) of one D, not empty and finite."""
+    width = next(iter(features.values())).shape[-1:]
+    for name, x in features.items():
+        require(
+            x.ndim == 2 and x.numel() > 0 and x.shape[1:] == width,
+            f"{name} has the shape {tuple(x.shape)}; it must be (N, D), not empty, with one D for all features.",
+        )
+        require(bool(x.isfinite().all()), f"{name} holds NaN or infinity; all features must be finite.")
 
 
 def require_labelled(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> None:
@@ -84,5 +152,6 @@ def require_labelled(train: Tensor, train_labels: Tensor, test: Tensor, test_lab
     )
 
 
-def _single(features: Tensor) -> Tensor:
+def single(features: Tensor) -> Tensor:
+    """Half precision promoted to float32; float64 stays."""
     return features.to(torch.promote_types(features.dtype, torch.float32))

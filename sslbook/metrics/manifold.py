@@ -1,0 +1,131 @@
+"""Manifold graph metrics: number, diameter, dimension and affinity of NNK neighbourhoods.
+
+They are of the kind of arXiv 2209.08622 (Cosentino, Shekkizhar et al. 2022), of which we know the abstract, and follow
+the code of its companion arXiv 2210.17475 where nothing else is said. Lengths and directions are those of the features
+given: with the cosine kernel give `F.normalize(features)`. After `nnk(queries)` the queries are the candidates.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sslbook.config import require
+from sslbook.metrics.neighbors import require_features, single
+from sslbook.metrics.nnk import Neighborhood
+
+SHARE = 0.1
+"""Least eigenvalue of a neighbourhood that counts, as a share of its largest."""
+_CHUNK = 2**20
+"""Numbers gathered at once (8 MB in float64); 128 times as many on a GPU."""
+
+
+class Tangents(NamedTuple):
+    """Q subspaces: `basis` (Σ d_i, D) with orthonormal rows, d_i for each in turn, and `dimension` (Q,), the d_i."""
+
+    basis: Tensor
+    dimension: Tensor
+
+
+def neighbor_count(neighborhood: Neighborhood) -> Tensor:
+    """Number of NNK neighbours (Q,): without noise about the local dimension + 1; noise and k raise it."""
+    return (neighborhood.weights > 0).sum(1)
+
+
+@torch.no_grad()
+def diameter(neighborhood: Neighborhood, candidates: Tensor) -> Tensor:
+    """max ‖x_j − x_l‖ over the NNK neighbours of each query (Q,), in [0, 2] for unit features; 0 for one or none."""
+    require_features(candidates=candidates)
+    found = []
+    for _, index, inside in _chunks(neighborhood, len(candidates), candidates.shape[1]):
+        # Around the first neighbour squares are small; the padding falls on it and adds no distance.
+        x = candidates[index].double()
+        x = (x - x[:, :1]) * inside[:, :, None]
+        squared = x.square().sum(2)
+        found.append((squared[:, :, None] + squared[:, None] - 2 * x @ x.mT).amax((1, 2)).clamp(min=0).sqrt())
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def tangents(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | None = None) -> Tangents:
+    """Eigenvectors of Σ_j (x_j − x_i)(x_j − x_i)ᵀ over the NNK neighbours j of query i, with λ_r ≥ SHARE · λ_1.
+
+    Centred on the query, so that n neighbours give up to n directions; the companion code centres on their mean.
+    Dimension 0 if there is no neighbour, or only a copy of the query.
+    """
+    candidates = queries if candidates is None else candidates
+    require_features(candidates=candidates, queries=queries)
+    count = len(neighborhood.indices)
+    require(len(queries) == count, f"There are {count} neighbourhoods for {len(queries)} queries.")
+    basis, dimension = [], []
+    for rows, index, inside in _chunks(neighborhood, len(candidates), queries.shape[1]):
+        delta = (candidates[index].double() - queries[rows, None]) * inside[:, :, None]
+        values, vectors = torch.linalg.eigh(delta @ delta.mT)
+        kept = (values >= SHARE * values[:, -1:]) & (values > 0)
+        basis.append((vectors.mT @ delta / values[:, :, None].sqrt())[kept].to(single(candidates)))
+        dimension.append(kept.sum(1))
+    return Tangents(torch.cat(basis), torch.cat(dimension))
+
+
+def local_dimension(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | None = None) -> Tensor:
+    """Low-rank dimension (Q,) of the neighbourhoods, that of their `tangents`."""
+    return tangents(neighborhood, queries, candidates).dimension
+
+
+@torch.no_grad()
+def affinity(neighborhood: Neighborhood, own: Tangents, others: Tangents | None = None) -> Tensor:
+    """Mean affinity (Q,) of the tangents of a query with those of all its NNK neighbours, in [0, 1]; 1 if all is flat.
+
+    Two subspaces have the affinity ‖UᵀV‖_F / √min(d_U, d_V) = √(Σ cos²ϑ_r / min(d_U, d_V)), ϑ_r their principal angles
+    (Soltanolkotabi and Candès 2012); drawn uniformly from ℝ^D, the mean square max(d_U, d_V)/D. One of dimension 0 has
+    none and is left out; without any other the result is NaN. `own` are the `tangents` of the queries, `others` those
+    of the candidates (`None`: the same).
+    """
+    others = others or own
+    count, width = len(neighborhood.indices), int(others.dimension.max().clamp(min=1)) * others.basis.shape[1]
+    require(len(own.dimension) == count, f"There are {count} neighbourhoods for {len(own.dimension)} tangents.")
+    found = []
+    for rows, index, inside in _chunks(neighborhood, len(others.dimension), width):
+        u, v = _padded(own, torch.arange(count, device=index.device)[rows]), _padded(others, index)
+        squared = (v.flatten(1, 2) @ u.mT).square().sum(2).view(*index.shape, -1).sum(2)
+        least = own.dimension[rows, None].minimum(others.dimension[index])
+        found.append((squared / least).sqrt().clamp(max=1).where(inside, torch.nan).nanmean(1))
+    return torch.cat(found)
+
+
+def affinity_nearest(neighborhood: Neighborhood, own: Tangents, others: Tangents | None = None) -> Tensor:
+    """`affinity` (Q,) with the nearest NNK neighbour alone, which the companion code compares."""
+    nearest = (neighborhood.weights > 0).cumsum(1) == 1
+    return affinity(neighborhood._replace(weights=neighborhood.weights * nearest), own, others)
+
+
+def affinity_random(own: Tangents, others: Tangents | None = None, *, seed: int = 0) -> Tensor:
+    """`affinity` (Q,) with one random candidate each, never itself: the baseline of the other two."""
+    count, most = len(own.dimension), len((others or own).dimension) - (others is None)
+    require(most > 0, "There is one tangent; it needs another one.")
+    draws = torch.randint(most, (count, 1), generator=torch.Generator().manual_seed(seed))
+    index = draws if others else (draws + 1 + torch.arange(count)[:, None]) % count
+    index = index.to(own.dimension.device)
+    return affinity(Neighborhood(index, torch.ones_like(index), index), own, others)
+
+
+def _padded(tangents: Tangents, at: Tensor) -> Tensor:
+    """Bases (*, d, D) of the subspaces `at` (*), d the largest dimension among them, filled up with zeros."""
+    dimension = tangents.dimension[at]
+    step = torch.arange(int(dimension.max()), device=at.device)
+    inside = step < dimension[..., None]
+    first = (tangents.dimension.cumsum(0) - tangents.dimension)[at]
+    return tangents.basis[(first[..., None] + step) * inside] * inside[..., None]
+
+
+def _chunks(neighborhood: Neighborhood, candidates: int, width: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Rows of the queries, indices (C, w) of their NNK neighbours, nearest first, and where these are not padding."""
+    inside, most = neighborhood.weights > 0, int(neighborhood.indices.max())
+    require(most < candidates, f"The neighbourhood names candidate {most}; there are {candidates}.")
+    order = inside.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(inside.sum(1).max()))]
+    index, inside = neighborhood.indices.gather(1, order), inside.gather(1, order)
+    step = max(1, (128 if inside.is_cuda else 1) * _CHUNK // (width * index.shape[1]))
+    for start in range(0, len(index), step):
+        rows = slice(start, start + step)
+        yield rows, index[rows], inside[rows]
