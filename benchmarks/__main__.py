@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import book, growth, losses, matching, step, views
+from benchmarks import book, growth, losses, matching, nnk, step, views
 from sslbook import runs
 
 RESULTS = Path(__file__).with_name("results.md")
@@ -48,7 +48,7 @@ def version(name: str) -> str:
 
 def ratios() -> list[str]:
     lines = ["## Beside others", "", "| What | Ours, ms | Beside | Theirs, ms | Ratio |", "|---|--:|---|--:|--:|"]
-    for module in (views, losses, matching, step):
+    for module in (views, losses, matching, nnk, step):
         for r in module.rows():
             lines.append(
                 f"| {r['what']} | {r['ours_ms']:.1f} | {r['theirs']} | {r['theirs_ms']:.1f} | {r['ratio']:.1f}× |"
