@@ -220,7 +220,7 @@ def test_diameter_dimension_and_affinity_are_those_of_a_plain_loop():
     x = F.normalize(relu(200))
     found = metrics.nnk(x, k=30)
     own = metrics.tangents(found, x)
-    bases = own.basis.split(own.dimension.tolist())
+    bases = [own.basis[a : a + d] for a, d in zip(own.first, own.dimension)]
     for i in range(0, 200, 10):
         chosen = found.indices[i][found.weights[i] > 0]
         assert metrics.diameter(found, x)[i].item() == pytest.approx(pdist(x[chosen]).max(), rel=1e-9)
@@ -259,7 +259,7 @@ def test_a_flat_manifold_has_affinity_one_and_its_dimension():
 def test_independent_subspaces_have_the_mean_square_affinity_of_the_larger_dimension_over_all():
     def drawn(dimension, seed):
         bases = torch.linalg.qr(normal(4000, 30, dimension, seed=seed)).Q.mT
-        return metrics.Tangents(bases.flatten(0, 1), torch.full((4000,), dimension))
+        return metrics.Tangents(bases.flatten(0, 1), dimension * torch.arange(4000), torch.full((4000,), dimension))
 
     for first, second in ((2, 5), (5, 2), (4, 4), (1, 1)):
         square = metrics.affinity_random(drawn(first, 1), drawn(second, 2)).square()
@@ -268,9 +268,9 @@ def test_independent_subspaces_have_the_mean_square_affinity_of_the_larger_dimen
 
 
 def test_the_random_partner_is_never_the_query_and_repeats_with_its_seed():
-    axes = metrics.Tangents(torch.eye(6).double(), torch.ones(6, dtype=torch.long))
+    axes = metrics.Tangents(torch.eye(6).double(), torch.arange(6), torch.ones(6).long())
     assert all((metrics.affinity_random(axes, seed=seed) == 0).all() for seed in range(20))
-    own = metrics.Tangents(normal(40, 3) / normal(40, 3).norm(dim=1, keepdim=True), torch.ones(40, dtype=torch.long))
+    own = metrics.Tangents(F.normalize(normal(40, 3)), torch.arange(40), torch.ones(40).long())
     first = metrics.affinity_random(own)
     assert (first == metrics.affinity_random(own)).all() and (first != metrics.affinity_random(own, seed=1)).any()
 
@@ -317,9 +317,11 @@ def test_bad_input_is_refused_with_a_sentence():
         "12 neighbourhoods for 5 queries": lambda: metrics.tangents(found, x[:5], x),
         "there are 5": lambda: metrics.diameter(found, x[:5]),
         "12 neighbourhoods for 3 tangents": lambda: metrics.affinity(
-            found, metrics.Tangents(own.basis, own.dimension[:3])
+            found, metrics.Tangents(own.basis, own.first[:3], own.dimension[:3])
         ),
-        "needs another one": lambda: metrics.affinity_random(metrics.Tangents(x[:1], torch.tensor([1]))),
+        "needs another one": lambda: metrics.affinity_random(
+            metrics.Tangents(x[:1], torch.tensor([0]), torch.tensor([1]))
+        ),
     }.items():
         with pytest.raises(ValueError, match=sentence):
             call()

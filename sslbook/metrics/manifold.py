@@ -22,9 +22,12 @@ _CHUNK = 2**20
 
 
 class Tangents(NamedTuple):
-    """Q subspaces: `basis` (Σ d_i, D) with orthonormal rows, d_i for each in turn, and `dimension` (Q,), the d_i."""
+    """Q subspaces of dimension d_i: `dimension` (Q,); `basis` (Σ d_i, D), the orthonormal rows first_i … first_i + d_i − 1
+    for subspace i; `first` (Q,).
+    """
 
     basis: Tensor
+    first: Tensor
     dimension: Tensor
 
 
@@ -37,14 +40,14 @@ def neighbor_count(neighborhood: Neighborhood) -> Tensor:
 def diameter(neighborhood: Neighborhood, candidates: Tensor) -> Tensor:
     """max ‖x_j − x_l‖ over the NNK neighbours of each query (Q,), in [0, 2] for unit features; 0 for one or none."""
     require_features(candidates=candidates)
-    found = []
-    for _, index, inside in _chunks(neighborhood, len(candidates), candidates.shape[1]):
+    found = single(candidates).new_zeros(len(neighborhood.indices))
+    for rows, index, inside in _chunks(neighborhood, len(candidates), candidates.shape[1]):
         # Around the first neighbour squares are small; the padding falls on it and adds no distance.
-        x = candidates[index].double()
+        x = single(candidates[index])
         x = (x - x[:, :1]) * inside[:, :, None]
         squared = x.square().sum(2)
-        found.append((squared[:, :, None] + squared[:, None] - 2 * x @ x.mT).amax((1, 2)).clamp(min=0).sqrt())
-    return torch.cat(found)
+        found[rows] = (squared[:, :, None] + squared[:, None] - 2 * x @ x.mT).amax((1, 2)).clamp(min=0).sqrt()
+    return found
 
 
 @torch.no_grad()
@@ -58,14 +61,16 @@ def tangents(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | N
     require_features(candidates=candidates, queries=queries)
     count = len(neighborhood.indices)
     require(len(queries) == count, f"There are {count} neighbourhoods for {len(queries)} queries.")
-    basis, dimension = [], []
+    basis, order, dimension = [], [], []
     for rows, index, inside in _chunks(neighborhood, len(candidates), queries.shape[1]):
-        delta = (candidates[index].double() - queries[rows, None]) * inside[:, :, None]
+        delta = (single(candidates[index]) - queries[rows, None]) * inside[:, :, None]
         values, vectors = torch.linalg.eigh(delta @ delta.mT)
         kept = (values >= SHARE * values[:, -1:]) & (values > 0)
-        basis.append((vectors.mT @ delta / values[:, :, None].sqrt())[kept].to(single(candidates)))
+        basis.append((vectors.mT @ delta / values[:, :, None].sqrt())[kept])
+        order.append(rows)
         dimension.append(kept.sum(1))
-    return Tangents(torch.cat(basis), torch.cat(dimension))
+    back, dimension = torch.cat(order).argsort(), torch.cat(dimension)
+    return Tangents(torch.cat(basis), (dimension.cumsum(0) - dimension)[back], dimension[back])
 
 
 def local_dimension(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | None = None) -> Tensor:
@@ -85,13 +90,13 @@ def affinity(neighborhood: Neighborhood, own: Tangents, others: Tangents | None 
     others = others or own
     count, width = len(neighborhood.indices), int(others.dimension.max().clamp(min=1)) * others.basis.shape[1]
     require(len(own.dimension) == count, f"There are {count} neighbourhoods for {len(own.dimension)} tangents.")
-    found = []
+    found = others.basis.new_zeros(count)
     for rows, index, inside in _chunks(neighborhood, len(others.dimension), width):
-        u, v = _padded(own, torch.arange(count, device=index.device)[rows]), _padded(others, index)
+        u, v = _padded(own, rows), _padded(others, index)
         squared = (v.flatten(1, 2) @ u.mT).square().sum(2).view(*index.shape, -1).sum(2)
         least = own.dimension[rows, None].minimum(others.dimension[index])
-        found.append((squared / least).sqrt().clamp(max=1).where(inside, torch.nan).nanmean(1))
-    return torch.cat(found)
+        found[rows] = (squared / least).sqrt().clamp(max=1).where(inside, torch.nan).nanmean(1)
+    return found
 
 
 def affinity_nearest(neighborhood: Neighborhood, own: Tangents, others: Tangents | None = None) -> Tensor:
@@ -115,17 +120,22 @@ def _padded(tangents: Tangents, at: Tensor) -> Tensor:
     dimension = tangents.dimension[at]
     step = torch.arange(int(dimension.max()), device=at.device)
     inside = step < dimension[..., None]
-    first = (tangents.dimension.cumsum(0) - tangents.dimension)[at]
-    return tangents.basis[(first[..., None] + step) * inside] * inside[..., None]
+    return tangents.basis[(tangents.first[at][..., None] + step) * inside] * inside[..., None]
 
 
-def _chunks(neighborhood: Neighborhood, candidates: int, width: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Rows of the queries, indices (C, w) of their NNK neighbours, nearest first, and where these are not padding."""
+def _chunks(neighborhood: Neighborhood, candidates: int, width: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Some queries (C,), the indices (C, w) of their NNK neighbours, nearest first, and where these are not padding.
+
+    Queries of like count come together, so that there is little padding.
+    """
     inside, most = neighborhood.weights > 0, int(neighborhood.indices.max())
     require(most < candidates, f"The neighbourhood names candidate {most}; there are {candidates}.")
-    order = inside.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(inside.sum(1).max()))]
-    index, inside = neighborhood.indices.gather(1, order), inside.gather(1, order)
-    step = max(1, (128 if inside.is_cuda else 1) * _CHUNK // (width * index.shape[1]))
-    for start in range(0, len(index), step):
-        rows = slice(start, start + step)
-        yield rows, index[rows], inside[rows]
+    count, queries = inside.sum(1).sort()
+    order = inside.byte().argsort(dim=1, descending=True, stable=True)
+    start, budget = 0, (128 if inside.is_cuda else 1) * _CHUNK // width
+    while start < len(queries):
+        step = max(1, budget // max(1, int(count[start])))
+        rows = queries[start : start + step]
+        near = order[rows, : max(1, int(count[start : start + step][-1]))]
+        yield rows, neighborhood.indices[rows].gather(1, near), inside[rows].gather(1, near)
+        start += step

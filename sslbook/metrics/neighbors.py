@@ -113,12 +113,11 @@ def scores(
     The second is largest where the distance is least. `others` says that the queries are the candidates; the score of
     each with itself is then −∞.
     """
-    offset = candidates.square().sum(1) / 2 if euclidean else None
+    offset = candidates.square().sum(1) / -2 if euclidean else None
     step = max(1, _CHUNK // len(candidates))
     for start in range(0, len(queries), step):
-        score = queries[start : start + step] @ candidates.T
-        if euclidean:
-            score -= offset
+        part = queries[start : start + step]
+        score = torch.addmm(offset, part, candidates.T) if euclidean else part @ candidates.T
         if others:
             score.diagonal(start).fill_(-torch.inf)
         yield slice(start, start + len(score)), score

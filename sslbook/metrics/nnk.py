@@ -81,17 +81,16 @@ def nnk(
         f'The bandwidth is {bandwidth}; the kernel "gaussian" needs a positive one, the others take none.',
     )
     features = single(queries if alone else torch.cat([candidates, queries]))
-    points = F.normalize(features.double()) if kernel == "cosine" else features.double()
-    # The search has the precision of the features; around their mean it loses least.
-    near = (points - points.mean(0)).to(features)
-    own = torch.arange(len(points) - len(queries), len(points), device=points.device)[:, None]
-    grow = 128 if points.is_cuda else 1
-    step, part = (max(1, grow * size // n) for size, n in ((_CHUNK, k * k), (_PART, k * points.shape[1])))
+    near = F.normalize(features) if kernel == "cosine" else features
+    near = near - near.mean(0)  # around their mean the search loses least
+    own = torch.arange(len(features) - len(queries), len(features), device=features.device)[:, None]
+    grow = 128 if features.is_cuda else 1
+    step, part = (max(1, grow * size // n) for size, n in ((_CHUNK, k * k), (_PART, k * features.shape[1])))
     found = []
     for rows, _, index in nearest(near[own[0] :], near[:count], k, euclidean=True, others=alone):
         for block in torch.cat([index, own[rows]], 1).split(step):
-            kernels = torch.cat([_kernel(points[each], kernel, bandwidth) for each in block.split(part)])
-            found.append((block[:, :-1], *_solve(kernels, lambda i, b=block: points[b[i]], kernel)))
+            kernels = torch.cat([_kernel(features[each].double(), kernel, bandwidth) for each in block.split(part)])
+            found.append((block[:, :-1], *_solve(kernels, lambda i, b=block: features[b[i]].double(), kernel)))
     return Neighborhood(*map(torch.cat, zip(*found)))
 
 
@@ -100,12 +99,14 @@ def _kernel(points: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
     if kernel == "gaussian":
         points = points - points[:, -1:]
     inner = points @ points.mT
+    squared = inner.diagonal(dim1=1, dim2=2)
+    tiny = torch.finfo(inner.dtype).tiny
     if kernel == "linear":
         return inner
     if kernel == "cosine":
-        return inner.add_(1).div_(2)
-    squared = inner.diagonal(dim1=1, dim2=2)
-    width = 2 * bandwidth**2 * squared[:, -2].clamp(min=torch.finfo(inner.dtype).tiny)
+        norm = squared.clamp(min=tiny).rsqrt()
+        return inner.mul_(norm[:, :, None]).mul_(norm[:, None]).add_(1).div_(2)
+    width = 2 * bandwidth**2 * squared[:, -2].clamp(min=tiny)
     distance = (squared[:, :, None] + squared[:, None] - 2 * inner).clamp(min=0)
     return (-distance / width[:, None, None]).exp()
 
@@ -123,9 +124,11 @@ def _solve(kernels: Tensor, points, kernel: str) -> tuple[Tensor, Tensor]:
     # Where the error is as small as the rounding of K, K cannot tell what is optimal; the features can.
     sure = _optimal(weights, gradient.where(first, 0), error) & (RELATIVE * error > 2 * ROUNDING)
     for i in (~sure).nonzero()[:, 0].tolist():
-        phi = _factor(kernels[i]) if kernel == "gaussian" else points(i) / scale[i].sqrt()
-        if kernel == "cosine":
-            phi = F.pad(phi, (0, 1), value=1) / 2**0.5
+        if kernel == "gaussian":
+            phi = _factor(kernels[i])
+        else:
+            phi = points(i) if kernel == "linear" else F.pad(F.normalize(points(i)), (0, 1), value=1) / 2**0.5
+            phi = phi / scale[i].sqrt()
         phi, center = phi[:-1] * first[i][:, None], phi[-1]
         weights[i] = torch.from_numpy(nnls(phi.T.cpu().numpy(), center.cpu().numpy(), maxiter=99 * len(phi))[0])
         residual = weights[i] @ phi - center
