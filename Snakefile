@@ -23,7 +23,8 @@ from pathlib import Path
 from sslbook import papers, runs
 
 PYTHON = shlex.quote(sys.executable)
-JUPYTER_BOOK = shlex.quote(str(Path(sys.executable).with_name("jupyter-book")))
+# Through the interpreter: the first line of a script names the place where it was installed.
+JUPYTER_BOOK = shlex.join([sys.executable, str(Path(sys.executable).with_name("jupyter-book"))])
 PROFILE = config.get("profile", "laptop")
 DATASET = config.get("dataset")
 try:
@@ -42,9 +43,8 @@ def finished(name, figures):
 
     No output of a job lies in a run's directory: Snakemake deletes the outputs of failed jobs.
     """
-    paper = papers.module(name)
     for figure in figures:
-        for c in paper.configs(figure, PROFILE, DATASET):
+        for c, _ in papers.paper(name).plan(figure, PROFILE, DATASET):
             if c.id not in FINISHED:
                 run, note = runs.find(c), Path("_build/finished", c.id)
                 if run is None:
@@ -54,8 +54,8 @@ def finished(name, figures):
             yield FINISHED[c.id]
 
 
-SHOWN = {name: list(dict.fromkeys(finished(name, papers.module(name).SHOWN))) for name in papers.PAPERS}
-SWEEP = [path for name in papers.PAPERS for path in finished(name, papers.module(name).SWEEP)]
+SHOWN = {name: list(dict.fromkeys(finished(name, papers.paper(name).shown))) for name in papers.names()}
+SWEEP = [path for name in papers.names() for path in finished(name, papers.paper(name).sweep)]
 
 
 def limit(wildcards, resources):

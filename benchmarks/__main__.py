@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import book, growth, losses, matching, nnk, step, views
-from sslbook import runs
+from sslbook import hardware, runs
 
 RESULTS = Path(__file__).with_name("results.md")
 PEERS = ("torchvision", "kornia", "lightly", "POT")
@@ -32,7 +32,7 @@ def header() -> list[str]:
     versions |= {name: version(name) for name in PEERS}
     facts = [
         datetime.date.today().isoformat(),
-        f"{runs.hardware()}, {torch.get_num_threads()} used, load {os.getloadavg()[0]:.1f} before",
+        f"{hardware.name()}, {torch.get_num_threads()} used, load {os.getloadavg()[0]:.1f} before",
         f"commit {runs.commit()}",
         *(f"{name} {number}" for name, number in versions.items()),
     ]

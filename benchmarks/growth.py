@@ -74,7 +74,7 @@ def grown(what: str, sizes, taken: list[float]) -> dict:
 
 
 def memory(what: str = "knn", sizes=NEIGHBOURS) -> list[dict]:
-    """Seconds, and peak memory in GB of a fresh process that works on N×128 features for each N; `what` is in `WORK`."""
+    """Seconds and peak memory in GB of a fresh process that does `WORK[what]` with N×128 features, for each N."""
     found = []
     for n in sizes:
         command = [sys.executable, "-m", "benchmarks.growth", what, str(n)]

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.timing import REPEATS, milliseconds, row
 from benchmarks.views import torchvision_per_image
-from sslbook import data, training
-from sslbook.papers import geometry
+from sslbook import data, hardware, training
+from sslbook.papers.geometry import PAPER
 
 
 class Pairs(Dataset):
@@ -39,7 +39,7 @@ def rows() -> list[dict]:
         command = [sys.executable, "-m", "benchmarks.step", kind]
         taken[kind].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     plain, before, ours = (statistics.median(times) for times in taken.values())
-    what = f"laptop step, {geometry.configs('fig1', 'laptop')[0].batch_size} images"
+    what = f"laptop step, {PAPER.plan('fig1', 'laptop')[0].config.batch_size} images"
     return [row(what, ours, "plain loop, loader-fed", plain), row(what, ours, "ours, allocator as it is", before)]
 
 
@@ -47,14 +47,14 @@ def main():
     """Print the milliseconds of a step: of the "plain" loop, or of ours with the allocator "as it is" or "kept"."""
     _, kind = sys.argv
     if kind == "kept":
-        training.keep_memory()
+        hardware.keep_memory()
     print(*milliseconds(plain() if kind == "plain" else laptop()[2], repeats=5))
 
 
 def plain():
     """The function that takes a step of the plain loop."""
     config, images, _ = laptop()
-    method = training.build(config, 3, data.channel_statistics(images))
+    method = training.build(config, data.channel_statistics(images.images))
     encoder, optimizer = method.encoder, config.optim.build(method)
     loader = DataLoader(Pairs(images, torchvision_per_image(config.views)), batch_size=config.batch_size)
 
@@ -71,9 +71,9 @@ def plain():
 
 def laptop() -> tuple:
     """Configuration, a batch of images, and the function that takes our step on it."""
-    config = geometry.configs("fig1", "laptop", seeds=[1])[2]
+    config = PAPER.plan("fig1", "laptop", seeds=[1])[2].config
     images = data.load("shapes", "train").images[: config.batch_size]
-    method = training.build(config, 3, data.channel_statistics(images)).to(memory_format=torch.channels_last)
+    method = training.build(config, data.channel_statistics(images.images)).to(memory_format=torch.channels_last)
     step = training._step(config, method, config.optim.build(method), images, "cpu")
     indices, generator = torch.arange(len(images)), torch.Generator().manual_seed(0)
     return config, images, lambda: step(indices, generator, 0.1, 0.5)
@@ -93,8 +93,8 @@ def bounds() -> tuple[dict[str, float], float, float]:
     The matrices are 1024×1024, in the precision of the step, on the same threads.
     """
     config, images, step = laptop()
-    training.keep_memory()
-    matrix = torch.randn(1024, 1024, dtype=torch.bfloat16 if training.uses_bfloat16("cpu") else torch.float32)
+    hardware.keep_memory()
+    matrix = torch.randn(1024, 1024, dtype=torch.bfloat16 if hardware.uses_bfloat16("cpu") else torch.float32)
     taken, product = milliseconds(step, lambda: matrix @ matrix)
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
         for _ in range(REPEATS):

@@ -2,13 +2,16 @@
 
 import argparse
 import json
+import os
 import sys
 
 import filelock
 import torch
 
-from sslbook import claims, papers, runs, training
+from sslbook import files, ledger, papers, runs, training
 from sslbook.config import Config, require
+from sslbook.papers import Paper, Planned
+from sslbook.processes import world
 
 STOPPED = 75
 """Exit code of a run that its time limit ended at a checkpoint: start it again to go on."""
@@ -18,7 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; a failure is one sentence on standard error and an exit code other than 0."""
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        code = options.command(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads has read enough, as in `sslbook list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except training.TimeLimit as stop:
         print(stop, file=sys.stderr)
         return STOPPED
@@ -48,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     def which(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--paper", default="geometry", choices=papers.PAPERS, help="whose runs")
+        command.add_argument("--paper", choices=papers.names(), help="whose runs; None: those of all papers")
         command.add_argument("--figure", default="main", help="a figure of the paper, or main: its main runs")
         command.add_argument("--profile", default="laptop", choices=papers.PROFILES, help="the scale")
         command.add_argument("--dataset", help="instead of the profile's own")
@@ -60,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", help="cpu, cuda, cuda:1, …; None: a free GPU where there is one")
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop at a checkpoint before this much time")
     run.add_argument("--ship", action="store_true", help="copy each finished run, without weights, to book/records")
-    listing = add("list", _list, "list the runs behind a figure: identity, policy, seed, state, and cost if missing")
+    listing = add("list", _list, "list the runs behind a figure: identity, state, labels, seed, and what they cost")
     which(listing)
     listing.add_argument("--missing", action="store_true", help="only those that are neither here nor shipped")
     add("status", _status, "say how far each local run is")
@@ -83,27 +91,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _configs(options) -> list[Config]:
-    return papers.module(options.paper).configs(options.figure, options.profile, options.dataset, options.seeds)
+def _planned(options) -> list[tuple[Paper, Planned]]:
+    chosen = [papers.paper(name) for name in ([options.paper] if options.paper else papers.names())]
+    chosen = [paper for paper in chosen if options.figure in paper.plans] or chosen[:1]  # none has it: its plan says so
+    return [
+        (paper, planned)
+        for paper in chosen
+        for planned in paper.plan(options.figure, options.profile, options.dataset, options.seeds)
+    ]
 
 
 def _run(options) -> int:
-    figure = _configs(options)
-    papers.require_affordable(figure, options.device)  # whole: a batch asks for its runs one by one
-    configs = [config for config in figure if options.id in (None, config.id)]
-    require(bool(configs), f"No run of these options has the identity {options.id}; `sslbook list` shows them.")
-    for run in papers.obtain(configs, device=options.device, time_limit=options.time_limit):
-        if training.world().rank > 0:
-            continue
-        papers.module(options.paper).measure(run, options.device)
-        where = run.ship() if options.ship else run.path
-        print(f"{run.config.id}  {papers.describe(run.config)}  {where}")
+    figure = _planned(options)
+    # The figure as a whole: a batch asks for its runs one by one.
+    papers.require_affordable([planned.config for _, planned in figure], options.device)
+    chosen = [(paper, planned) for paper, planned in figure if options.id in (None, planned.config.id)]
+    require(bool(chosen), f"No run of these options has the identity {options.id}; `sslbook list` shows them.")
+    by_paper: dict[str, tuple[Paper, list[Planned]]] = {}
+    for paper, planned in chosen:
+        by_paper.setdefault(paper.name, (paper, []))[1].append(planned)
+    for paper, planned in by_paper.values():
+        for run, labels in paper.obtain(planned, device=options.device, time_limit=options.time_limit):
+            if world().rank > 0:
+                continue
+            paper.arrays(run, options.device)
+            where = run.ship() if options.ship else run.path
+            print(f"{run.config.id}  {papers.describe(run.config, labels)}  {where}")
     return 0
 
 
 def _list(options) -> int:
     left = 0.0
-    for config in _configs(options):
+    for _, (config, labels) in _planned(options):
         run = runs.find(config)
         if run is not None and options.missing:
             continue
@@ -111,7 +130,7 @@ def _list(options) -> int:
         hours = papers.gpu_hours(config) if run is None else 0.0
         left += hours
         cost = f"  ~{60 * hours:.2g} min on a fast GPU" if run is None else f"  took {run.provenance['seconds']:.0f} s"
-        print(f"{config.id}  {state:8}{papers.describe(config)}{cost}")
+        print(f"{config.id}  {state:8}{papers.describe(config, labels)}{cost}")
     if left:
         print(f"left: about {left:.2g} hours on a fast GPU (at {papers.FAST / 1e12:.0f} TFLOP/s; an estimate)")
     return 0
@@ -121,7 +140,7 @@ def _status(options) -> int:
     for path in sorted(runs.folder().glob("*/config.json")):
         finished = (path.parent / "history.csv").exists()
         state = "finished" if finished else "no checkpoint yet"
-        checkpoints = training.checkpoints(path.parent)
+        checkpoints = files.checkpoints(path.parent)
         if checkpoints and not finished:
             state = f"stopped or running, checkpoint of epoch {int(checkpoints[0].stem.split('-')[1])}"
         try:
@@ -133,22 +152,20 @@ def _status(options) -> int:
 
 
 def _verdicts(options) -> int:
-    for verdict in claims.verdicts(options.profile, *options.claims):
-        print(f"{verdict.claim.id} ({verdict.claim.where}): {verdict.status}", flush=True)
-        for o in verdict.outcomes:
-            said = f"{o.mean:.4g} ({o.low:.4g} to {o.high:.4g}) over {o.seeds} seeds"
-            print(f"    {o.test.says}: {said}, must exceed {o.test.threshold:g}: {o.state}")
-        if verdict.violation is not None:
-            print(f"    violation by the counter-example: {verdict.violation:.4g}")
-        if verdict.claim.reason:
-            print(f"    {verdict.claim.reason}")
+    for found in papers.verdicts(options.profile, *options.claims).values():
+        for verdict in found:
+            print(f"{verdict.claim.id} ({verdict.claim.where}): {verdict.status}", flush=True)
+            for row in ledger.rows([verdict]):
+                value = f": {row.value(4)}" if row.mean is not None else ""
+                over = f" over {row.seeds} seeds, must exceed {row.limit(6)}: {row.state}" if row.seeds else ""
+                print(f"    {row.test}{value}{over}")
     return 0
 
 
 def _notebook(options) -> int:
     import ast
 
-    from sslbook import notebooks
+    from sslbook import pages
 
     def literal(text: str):
         try:
@@ -159,5 +176,5 @@ def _notebook(options) -> int:
     values = {name: literal(value) for name, value in options.parameters}
     taken = sorted({"profile", "output", "path"} & set(values))
     require(not taken, f"-p takes no {', '.join(taken)}: `sslbook notebook PATH --profile … --output …` names them.")
-    print(notebooks.execute(options.path, options.profile, options.output, **values))
+    print(pages.execute(options.path, options.profile, options.output, **values))
     return 0

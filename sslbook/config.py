@@ -1,14 +1,16 @@
 """A configuration: everything that decides the numbers of a run, and nothing else.
 
 A `Config` is a frozen tree of `Part`s. Each part (a data set, a policy of views, an encoder, a method, an
-optimiser) is a frozen dataclass declared in the module that builds it and registered for one slot of `Config`
-by `class ResNet(Part, slot="encoder")`; this module knows none of them by name.
+optimiser) is a frozen dataclass declared in the module that builds it and registered for one slot by
+`class ResNet(Part, slot="encoder")`; this module knows none of them by name. A slot is a field of that name whose type
+is `Part`, in a `Config` or in another part: a method with a field `decoder: Part` holds a part of the slot "decoder".
 """
 
 import dataclasses
 import hashlib
 import json
 import math
+import numbers
 import types
 import typing
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ RECIPE = 1
 """Raise it when the numerics of training change: results of another recipe are refused, never silently reused."""
 
 _KINDS: dict[str, dict[str, type]] = {}
+"""The kinds of parts by slot and name."""
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -25,20 +28,51 @@ def require(condition: bool, sentence: str) -> None:
         raise ValueError(sentence)
 
 
+def require_number(
+    name: str, value, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf, whole: bool = False
+) -> None:
+    """Raise `ValueError` unless `value` is a finite number in the range, and `whole` if so asked.
+
+    Numbers of Python and NumPy are; truth values are none, and nor are tensors, which a GPU would have to send first.
+    """
+    kind = numbers.Integral if whole else numbers.Real
+    if (
+        not isinstance(value, kind)
+        or isinstance(value, bool)
+        or not (-math.inf < value < math.inf and least <= value <= most and value > above)
+    ):
+        found = repr(value) if isinstance(value, (numbers.Number, str, type(None))) else f"a {type(value).__name__}"
+        ends = {"of at least": least, "above": above, "of at most": most}
+        limits = " and".join(f" {word} {end}" for word, end in ends.items() if abs(end) < math.inf)
+        raise ValueError(f"{name} is {found}; it must be a {'whole' if whole else 'finite'} number{limits}.")
+
+
+def require_choice(name: str, value, allowed) -> None:
+    """Raise `ValueError` unless `value` is one of the `allowed` names or truth values."""
+    if not (isinstance(value, (str, bool)) and value in allowed):
+        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}.")
+
+
 class Part:
     """Base of the frozen dataclasses that fill the slots of a `Config`.
 
     Field types are checked on construction (an `int` given for a `float` becomes one, a list a tuple), then
-    `validate` is called, where a subclass states its ranges with `require`.
+    `validate` is called, where a subclass states its ranges with `require`. In JSON a part is named by its `kind`, by
+    default the name of its class.
     """
 
-    def __init_subclass__(cls, slot: str | None = None, **kwargs):
+    slot: typing.ClassVar[str | None] = None
+    kind: typing.ClassVar[str]
+
+    def __init_subclass__(cls, slot: str | None = None, kind: str | None = None, **kwargs):
         super().__init_subclass__(**kwargs)
+        cls.kind = kind or cls.__name__
         if slot is not None:
-            _KINDS.setdefault(slot, {})[cls.__name__] = cls
+            cls.slot = slot
+            _KINDS.setdefault(slot, {})[cls.kind] = cls
 
     def __post_init__(self):
-        for name, hint in typing.get_type_hints(type(self)).items():
+        for name, hint in _fields(type(self)).items():
             value = _coerce(getattr(self, name), hint, f"{type(self).__name__}.{name}")
             object.__setattr__(self, name, value)
         self.validate()
@@ -51,7 +85,19 @@ class Part:
         return dataclasses.replace(self, **changes)
 
 
+def _fields(cls) -> dict[str, type]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
 def _coerce(value, hint, where: str):
+    if hint is Part:
+        kinds = _KINDS.get(where.split(".")[-1].split("[")[0], {})
+        require(
+            isinstance(value, Part) and value.slot is not None and type(value) is kinds.get(value.kind),
+            f"{where} is {value!r}; allowed kinds are {', '.join(sorted(kinds))}.",
+        )
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -95,12 +141,6 @@ class Config(Part):
     early: tuple[int, ...] = ()
 
     def validate(self):
-        for slot in ("data", "views", "encoder", "method", "optim"):
-            part = getattr(self, slot)
-            require(
-                type(part) in _KINDS.get(slot, {}).values(),
-                f"Config.{slot} is {part!r}; allowed kinds are {', '.join(sorted(_KINDS.get(slot, {})))}.",
-            )
         require(self.epochs >= 0, f"Config.epochs is {self.epochs}; it must be at least 0.")
         require(self.batch_size >= 2, f"Config.batch_size is {self.batch_size}; a contrast needs at least 2 images.")
         require(self.snapshots >= 1, f"Config.snapshots is {self.snapshots}; it must be at least 1.")
@@ -135,13 +175,6 @@ class Config(Part):
             recipe == RECIPE,
             f"This configuration was made by recipe {recipe}; this version of sslbook computes recipe {RECIPE}.",
         )
-        for slot, kinds in _KINDS.items():
-            given = values.get(slot)
-            if isinstance(given, dict):
-                given = dict(given)
-                kind = given.pop("kind", None)
-                require(kind in kinds, f"{slot}.kind is {kind!r}; allowed are {', '.join(sorted(kinds))}.")
-                values[slot] = _construct(kinds[kind], given)
         return _construct(cls, values)
 
 
@@ -149,15 +182,37 @@ def _to_dict(part: Part) -> dict:
     values = {}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
-        if isinstance(value, Part):
-            values[field.name] = {"kind": type(value).__name__} | _to_dict(value)
-        elif field.default is dataclasses.MISSING or value != field.default:
-            values[field.name] = list(value) if isinstance(value, tuple) else value
+        if field.default is dataclasses.MISSING or value != field.default:
+            values[field.name] = _json(value)
     return values
 
 
+def _json(value):
+    if isinstance(value, Part):
+        return {"kind": value.kind} | _to_dict(value)
+    return [_json(v) for v in value] if isinstance(value, tuple) else value
+
+
 def _construct(cls, values: dict):
-    names = [field.name for field in dataclasses.fields(cls)]
-    unknown = sorted(set(values) - set(names))
-    require(not unknown, f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(names)}.")
-    return cls(**values)
+    hints = _fields(cls)
+    unknown = sorted(set(values) - set(hints))
+    require(not unknown, f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(hints)}.")
+    missing = [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.name not in values
+    ]
+    require(not missing, f"{cls.__name__} lacks {', '.join(missing)}; it has the fields {', '.join(hints)}.")
+    return cls(**{name: _revive(value, name) for name, value in values.items()})
+
+
+def _revive(value, slot: str):
+    """The parts in a JSON value: an object is a part of `slot`, in a list too."""
+    if isinstance(value, list):
+        return [_revive(element, slot) for element in value]
+    if not isinstance(value, dict):
+        return value
+    kinds, value = _KINDS.get(slot, {}), dict(value)
+    kind = value.pop("kind", None)
+    require(kind in kinds, f"{slot}.kind is {kind!r}; allowed are {', '.join(sorted(kinds))}.")
+    return _construct(kinds[kind], value)

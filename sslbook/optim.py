@@ -1,4 +1,4 @@
-"""Optimisers and schedules: LARS (You et al. 2017) without host synchronisation, warm-up, cosine decay."""
+"""Optimisers with their schedules: LARS (You et al. 2017) without host synchronisation, SGD and Adam."""
 
 import math
 from dataclasses import dataclass
@@ -11,15 +11,59 @@ from sslbook.config import Part, require
 
 
 @dataclass(frozen=True)
-class Optim(Part, slot="optim"):
-    """`name` with its peak `learning_rate`, reached after the share `warmup` of all steps, then cosine decay to 0.
+class Optimiser(Part):
+    """Base of the optimisers: a peak `learning_rate`, reached linearly after the share `warmup` of all steps.
 
-    `weight_decay` is the L2 coefficient (for AdamW the decoupled one); parameters of fewer than two dimensions (biases,
-    batch norm) have neither decay nor layer-wise adaptation. `momentum` is that of SGD and LARS (for AdamW it is β₁);
-    `trust` is the coefficient of LARS.
+    From there it falls to 0 by half a cosine, or stays. `weight_decay` spares parameters of fewer than two dimensions:
+    biases, and the scales of batch norm.
     """
 
-    name: Literal["lars", "sgd", "adamw"] = "lars"
+    learning_rate: float = 1.0
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+    def validate(self):
+        name = type(self).__name__
+        require(self.learning_rate > 0, f"{name}.learning_rate is {self.learning_rate}; it must be positive.")
+        require(self.weight_decay >= 0, f"{name}.weight_decay is {self.weight_decay}; it must not be negative.")
+        require(0 <= self.warmup < 1, f"{name}.warmup is {self.warmup}; it must lie in [0, 1).")
+
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of the trainable parameters of `module`, weights and vectors in a group each."""
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return self.optimizer([group for group in groups if group["params"]])
+
+    def optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
+        """PyTorch's optimiser of groups of parameters, each with its `weight_decay`."""
+        raise NotImplementedError(f"{type(self).__name__} builds no optimiser.")
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """The learning rate of `step` (from 0) out of `steps`."""
+        warmup = round(self.warmup * steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def _require_momentum(part: Optimiser, momentum: float) -> None:
+    require(0 <= momentum < 1, f"{type(part).__name__}.momentum is {momentum}; it must lie in [0, 1).")
+
+
+@dataclass(frozen=True)
+class LARS(Optimiser, slot="optim", kind="Optim"):  # the kind's name is part of the identity of shipped records
+    """SGD whose rate is adapted layer by layer, for large batches; see `LayerwiseSGD`.
+
+    `weight_decay` is the coefficient λ of the L2 penalty λ‖w‖²/2. Parameters of fewer than two dimensions are not
+    adapted. `trust` is the coefficient η of the adaptation.
+    """
+
     learning_rate: float = 4.0
     weight_decay: float = 1e-6
     momentum: float = 0.9
@@ -27,35 +71,52 @@ class Optim(Part, slot="optim"):
     trust: float = 0.001
 
     def validate(self):
-        require(self.learning_rate > 0, f"Optim.learning_rate is {self.learning_rate}; it must be positive.")
-        require(self.weight_decay >= 0, f"Optim.weight_decay is {self.weight_decay}; it must not be negative.")
-        require(0 <= self.momentum < 1, f"Optim.momentum is {self.momentum}; it must lie in [0, 1).")
-        require(0 <= self.warmup < 1, f"Optim.warmup is {self.warmup}; it must lie in [0, 1).")
-        require(self.trust > 0, f"Optim.trust is {self.trust}; it must be positive.")
+        super().validate()
+        _require_momentum(self, self.momentum)
+        require(self.trust > 0, f"LARS.trust is {self.trust}; it must be positive.")
 
-    def build(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of the trainable parameters of `module`, weights and vectors in a group each."""
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay, "trust": self.trust},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "trust": None},
-        ]
-        groups = [group for group in groups if group["params"]]
-        if self.name == "lars":
-            return LARS(groups, lr=self.learning_rate, momentum=self.momentum)
-        if self.name == "sgd":
-            return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
-        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(self.momentum, 0.999))
-
-    def learning_rate_at(self, step: int, steps: int) -> float:
-        """The learning rate of `step` (from 0) out of `steps`: linear warm-up, then half a cosine."""
-        warmup = round(self.warmup * steps)
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    def optimizer(self, groups):
+        weights = [group | {"trust": self.trust if group["params"][0].ndim > 1 else None} for group in groups]
+        return LayerwiseSGD(weights, lr=self.learning_rate, momentum=self.momentum)
 
 
-class LARS(torch.optim.Optimizer):
+@dataclass(frozen=True)
+class SGD(Optimiser, slot="optim"):
+    """Stochastic gradient descent with momentum; `weight_decay` is the coefficient of the L2 penalty."""
+
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+
+    def validate(self):
+        super().validate()
+        _require_momentum(self, self.momentum)
+
+    def optimizer(self, groups):
+        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
+
+
+@dataclass(frozen=True)
+class Adam(Optimiser, slot="optim"):
+    """Adam (Kingma and Ba 2015); `weight_decay` is decoupled, as in AdamW, which it is where that is not 0.
+
+    `betas` are the decay rates of the two moments. `eps` is added to the root of the second one: it means what it says
+    only beside the size of the gradients, so a loss that is a sum over the batch needs another one than a mean.
+    """
+
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def validate(self):
+        super().validate()
+        require(all(0 <= b < 1 for b in self.betas), f"Adam.betas is {self.betas}; both must lie in [0, 1).")
+        require(self.eps > 0, f"Adam.eps is {self.eps}; it must be positive.")
+
+    def optimizer(self, groups):
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps)
+
+
+class LayerwiseSGD(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling on SGD with momentum, after You et al. 2017.
 
     For each parameter `w` with gradient `g` of a group with a `trust` coefficient η and weight decay λ:

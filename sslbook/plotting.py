@@ -11,17 +11,11 @@ import re
 
 from sslbook.config import require
 
-STRENGTH = {"small": "#0072b2", "moderate": "#008f68", "large": "#d55e00"}
-"""The colour of each strength of augmentation, the same on every page; all have a contrast of at least 3 to 1 with
-the light and with the dark page, and differ under the common kinds of colour blindness."""
-
-DASHES = {"small": (1, 1.2), "moderate": (5, 1.5), "large": ""}
-"""The dashes that go with `STRENGTH`, for print without colour."""
-
-_OTHER_DASHES = ((3, 1, 1, 1), (8, 2), (1, 3), (6, 1, 1, 1, 1, 1), (3, 3), (8, 1, 3, 1))
+_DASHES = ((3, 1, 1, 1), (8, 2), (1, 3), (6, 1, 1, 1, 1, 1), (3, 3), (8, 1, 3, 1))
 
 PALETTE = ("#0072b2", "#d55e00", "#008f68", "#b2619b", "#8a7a00", "#767676")
-"""Colours of everything that is not a strength, in order of use; beside strengths theirs are left out."""
+"""Colours of what has none of its own, in order of use. All have a contrast of at least 3 to 1 with the light and with
+the dark page, and differ under the common kinds of colour blindness."""
 
 _STYLE = {
     "figure.figsize": (6.4, 3.6),
@@ -61,13 +55,13 @@ def axes(**size):
     return figure(**size).subplots()
 
 
-def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, **labels):
+def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, colours=None, dashes=None, **labels):
     """One line of means of `y` against `x` per value of `hue`, in a band of ± one standard deviation of the rows.
 
     `frame` is tidy: one row per run and abscissa. The standard deviation divides by the number of rows (as in the
     papers' small samples of runs): name it in the caption. `labels` are properties of the axes (`xlabel`, `ylabel`,
-    `title`, `xscale`, …) and `legend`, its title. A column of strengths has the colours of `STRENGTH` by itself; a
-    logarithmic abscissa of at most 8 values has its ticks there.
+    `title`, `xscale`, …) and `legend`, its title. `colours` and `dashes` are those of values of `hue`; others get the
+    rest of `PALETTE`. A logarithmic abscissa of at most 8 values has its ticks there.
     """
     import seaborn
 
@@ -81,7 +75,7 @@ def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, 
         errorbar=lambda values: (values.mean() - values.std(ddof=0), values.mean() + values.std(ddof=0)),
         err_kws={"alpha": 0.18, "linewidth": 0},
         ax=ax,
-        **_looks(frame, hue),
+        **_looks(frame, hue, colours, dashes),
     )
     values = sorted(frame[x].unique())
     _finish(ax, labels)
@@ -91,7 +85,7 @@ def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, 
     return ax.figure
 
 
-def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=None, **labels):
+def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=None, colours=None, **labels):
     """Lines of singular values `y` against their index `x`, one colour per `hue`, one kind of line per `style`.
 
     `frame` holds one row per line and rank: aggregate over runs beforehand. The ordinate is logarithmic.
@@ -99,17 +93,17 @@ def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=Non
     import seaborn
 
     ax = ax or axes()
-    looks = {"palette": _looks(frame, hue)["palette"]}
+    looks = {"palette": _looks(frame, hue, colours)["palette"]}
     seaborn.lineplot(frame, x=x, y=y, hue=hue, style=style, errorbar=None, ax=ax, **looks)
     return _finish(ax, {"yscale": "log"} | labels)
 
 
-def points(frame, x: str, y: str, hue: str, *, ax=None, **labels):
+def points(frame, x: str, y: str, hue: str, *, ax=None, colours=None, **labels):
     """A point for each row of `frame` at its columns `x` and `y`, one colour and one kind of mark per `hue`."""
     import seaborn
 
     ax = ax or axes()
-    palette = _looks(frame, hue)["palette"]
+    palette = _looks(frame, hue, colours)["palette"]
     seaborn.scatterplot(frame, x=x, y=y, hue=hue, style=hue, palette=palette, s=28, linewidth=0, ax=ax)
     return _finish(ax, labels)
 
@@ -146,20 +140,17 @@ def show(figure, *, caption: str, alt: str, made_by: str | None = None, name: st
     display({"text/html": page, "text/plain": f"{alt}\n{caption}"}, raw=True)
 
 
-def _looks(frame, hue: str | None) -> dict:
+def _looks(frame, hue: str | None, colours: dict | None = None, dashes: dict | None = None) -> dict:
     if hue is None:
         return {}
-    names = list(frame[hue].unique())
-    if set(names) <= set(STRENGTH):
-        return {"palette": STRENGTH, "dashes": DASHES}
-    taken = STRENGTH.values() if set(names) & set(STRENGTH) else ()
-    free, others = [colour for colour in PALETTE if colour not in taken], [n for n in names if n not in STRENGTH]
-    require(
-        len(others) <= len(free), f"{hue} has {len(others)} values besides strengths; there are {len(free)} colours."
-    )
+    names, colours, dashes = list(frame[hue].unique()), colours or {}, dashes or {}
+    others = [name for name in names if name not in colours]
+    taken = set() if len(others) == len(names) else set(colours.values())
+    free = [colour for colour in PALETTE if colour not in taken]
+    require(len(others) <= len(free), f"{hue} has {len(others)} values without a colour; there are {len(free)} left.")
     return {
-        "palette": STRENGTH | dict(zip(others, free)),
-        "dashes": DASHES | dict(zip(others, _OTHER_DASHES)) if taken else True,
+        "palette": colours | dict(zip(others, free)),
+        "dashes": dashes | dict(zip(others, _DASHES)) if dashes and taken else True,
     }
 
 

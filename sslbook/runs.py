@@ -11,9 +11,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +22,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sslbook import data, training
+from sslbook import data, files, hardware, training
 from sslbook.config import Config, require
 from sslbook.methods import Method
+from sslbook.processes import world
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 RECORDS = _CHECKOUT / "book" / "records"
-
-# Dense bfloat16 operations per second in NVIDIA's data sheets, by the name that the driver gives.
-_PEAK = {
-    "NVIDIA H200": 989.4e12,
-    "NVIDIA H100 80GB HBM3": 989.4e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-}
 
 
 def folder() -> Path:
@@ -65,7 +56,7 @@ class Run:
     @property
     def snapshots(self) -> dict[int, Path]:
         """The weights kept, by epoch; empty for a record."""
-        paths = {epoch: training.snapshot_path(self.path, epoch) for epoch in self.config.snapshot_epochs}
+        paths = {epoch: files.snapshot_path(self.path, epoch) for epoch in self.config.snapshot_epochs}
         return {epoch: path for epoch, path in paths.items() if path.exists()}
 
     def method(self, epoch: int | None = None) -> Method:
@@ -79,7 +70,7 @@ class Run:
             f"Run {self.config.id} keeps no weights of epoch {epoch}; it keeps {sorted(self.snapshots) or 'none'}.",
         )
         weights = safetensors.torch.load_file(self.snapshots[epoch])
-        method = training.build(self.config, weights["encoder.mean"].shape[1])
+        method = training.build(self.config)
         method.load_state_dict(weights)
         return method.eval()
 
@@ -105,7 +96,7 @@ class Run:
             arrays = _read_measured(path, version)  # another process may have made them while this one waited
             if arrays is None:
                 arrays = {key: value.contiguous() for key, value in compute(self).items()}
-                training.write_whole(path, safetensors.torch.save(arrays, {"version": str(version)}))
+                files.write_whole(path, safetensors.torch.save(arrays, {"version": str(version)}))
         return arrays
 
     def ship(self) -> Path:
@@ -118,7 +109,7 @@ class Run:
             path for path in self.path.iterdir() if path.is_file() and not path.name.startswith((".", "checkpoint"))
         ]
         for source in sorted(kept, key=lambda path: path.name == "history.csv"):  # last: it says that the rest is there
-            training.write_whole(target / source.name, source.read_bytes())
+            files.write_whole(target / source.name, source.read_bytes())
         return target
 
 
@@ -144,34 +135,34 @@ def ensure(config: Config, *, device: str | None = None, time_limit: float | Non
     Raises `ValueError` for a directory of another configuration, an unknown device or missing data, and what
     `training.train` raises.
     """
-    processes, path = training.world(), folder() / config.id
+    processes, path = world(), folder() / config.id
     first = processes.rank == 0
     run = find(config)
-    if processes.agree(run is not None):
+    if processes.broadcast(run is not None):
         return run or find(config)
     path.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder() / f"{config.id}.lock") if first else contextlib.nullcontext():
         run = find(config)
-        if processes.agree(run is not None):
+        if processes.broadcast(run is not None):
             return run or find(config)
         if (path / "config.json").exists():
             _require_same(config, path)
         elif first:
             _write_json(path / "config.json", config.to_dict())
         with contextlib.ExitStack() as stack:
-            chosen = processes.in_turn(lambda: stack.enter_context(claim_device(device)))
+            chosen = processes.in_turn(lambda: stack.enter_context(hardware.claim_device(device)))
             facts = provenance(chosen)  # the code that is running, not what lies there at the end
             facts = _started(path, facts) if first else facts
-            images = data.load_train(config.data).images
+            images = data.load_train(config.data)
             history, seconds, speed = training.train(config, images, path, device=chosen, time_limit=time_limit)
         if first:
-            facts |= {"seconds": round(seconds, 1)} | _speed(config, images, chosen, speed)
+            facts |= {"seconds": round(seconds, 1)} | _speed(config, chosen, speed)
             _write_json(path / "provenance.json", facts)
             table = pd.DataFrame(history or {"epoch": [], "loss": [], "learning_rate": []})
-            training.write_whole(path / "history.csv", table.to_csv(index=False).encode())
-            for checkpoint in training.checkpoints(path):
+            files.write_whole(path / "history.csv", table.to_csv(index=False).encode())
+            for checkpoint in files.checkpoints(path):
                 checkpoint.unlink()
-        processes.agree()
+        processes.barrier()
     return Run(config, path)
 
 
@@ -197,9 +188,9 @@ def _started(path: Path, facts: dict) -> dict:
 def provenance(device: str) -> dict:
     """What computes here and now: hardware, precision, threads, versions, commit and date."""
     return {
-        "hardware": hardware(device),
-        "precision": "bfloat16" if training.uses_bfloat16(device) else "float32",
-        "processes": training.world().size,
+        "hardware": hardware.name(device),
+        "precision": "bfloat16" if hardware.uses_bfloat16(device) else "float32",
+        "processes": world().size,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -208,21 +199,10 @@ def provenance(device: str) -> dict:
     }
 
 
-def hardware(device: str = "cpu") -> str:
-    """The GPU's name, or the processor's with the number of its cores."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def _speed(config: Config, images: Tensor, device: str, speed: float | None) -> dict:
+def _speed(config: Config, device: str, speed: float | None) -> dict:
     """Images per second, and what share of the GPUs' peak their arithmetic is (None where either is not known)."""
-    peak = _PEAK.get(hardware(device))
-    share = speed * training.flop(config, images.shape[1:]) / (peak * training.world().size) if speed and peak else None
+    peak = hardware.PEAK.get(hardware.name(device))
+    share = speed * training.flop(config) / (peak * world().size) if speed and peak else None
     return {"images_per_second": speed and round(speed, 1), "share_of_peak": share and round(share, 4)}
 
 
@@ -241,7 +221,7 @@ def commit() -> str:
 
 
 def _write_json(path: Path, values: dict) -> None:
-    training.write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+    files.write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def _require_same(config: Config, path: Path) -> None:
@@ -256,51 +236,3 @@ def _require_same(config: Config, path: Path) -> None:
         f"{path / 'config.json'} is not the configuration {config.id} (edited, or of another recipe); its results are "
         f"not used. Move {path} away to train it anew.",
     )
-
-
-def check_device(name: str | None) -> None:
-    """Raise `ValueError` unless `name` is None or a device that PyTorch can train on here."""
-    count = torch.cuda.device_count()
-    allowed = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
-    require(name is None or name in allowed, f"device is {name!r}; allowed here are None, {', '.join(allowed)}.")
-
-
-@contextlib.contextmanager
-def claim_device(name: str | None):
-    """The device to compute on; a GPU is locked meanwhile, and without a number the first free one is taken.
-
-    Under `torchrun` each process has the GPU of its own number on its machine.
-    """
-    processes = training.world()
-    if processes.size > 1 and name != "cpu" and torch.cuda.is_available():
-        require(
-            name in (None, "cuda"), f"device is {name!r}; for several processes allowed are None, 'cuda' and 'cpu'."
-        )
-        name = f"cuda:{processes.local}"
-    check_device(name)
-    if name == "cpu" or not torch.cuda.is_available():
-        yield "cpu"
-        return
-    indices = range(torch.cuda.device_count()) if name in (None, "cuda") else [torch.device(name).index]
-    # For everyone: the other user of a machine must not fail on a lock that is not theirs.
-    locks = {i: filelock.FileLock(Path(tempfile.gettempdir(), f"sslbook-{_uuid(i)}.lock"), mode=0o666) for i in indices}
-    waited = False
-    while True:
-        for i, lock in locks.items():
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                continue
-            try:
-                yield f"cuda:{i}"
-            finally:
-                lock.release()
-            return
-        if not waited:
-            print("Every GPU is in use by another run; waiting for one.", file=sys.stderr)
-            waited = True
-        time.sleep(5)
-
-
-def _uuid(index: int) -> str:
-    return str(torch.cuda.get_device_properties(index).uuid)

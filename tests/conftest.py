@@ -8,7 +8,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from sslbook import data, notebooks
+from sslbook import data, pages
 
 torch.set_num_threads(1)
 
@@ -26,7 +26,9 @@ def real_data(request):
     """The folder with the official files of a data set (by `indirect` parameter; else CIFAR-100), or a named skip."""
     name = getattr(request, "param", "cifar100")
     root = data.folder()
-    missing = [file for files in data._OFFICIAL[name].files.values() for file in files if not (root / file).is_file()]
+    missing = [
+        file for files in data.official._OFFICIAL[name].files.values() for file in files if not (root / file).is_file()
+    ]
     if missing:
         pytest.skip(f"{name} is not in {root} (`make data DATASET={name}` fetches it)")
     return root
@@ -42,5 +44,5 @@ def executed(tmp_path_factory):
         for source in sorted((root / "notebooks").rglob("*.ipynb")):
             copy = folder / "smoke" / source.relative_to(root)
             if not copy.exists():
-                notebooks.execute(source, "smoke", copy)
+                pages.execute(source, "smoke", copy)
     return folder

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslbook import papers, runs
-from sslbook.papers import geometry
+from sslbook import hardware, papers, runs
+from sslbook.papers.geometry import PAPER
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = geometry.configs("main", "smoke")[:2]
+CONFIGS = [config for config, _ in PAPER.plan("main", "smoke")[:2]]
 NAMES = [config.id for config in CONFIGS]
 TARGETS = [f"_build/finished/{name}" for name in NAMES]
 
@@ -106,7 +106,7 @@ def test_a_deleted_run_is_trained_again(tmp_path):
 
 
 def test_the_profile_for_slurm_asks_for_a_gpu_and_for_more_time_than_the_run_takes(tmp_path):
-    config = geometry.configs("main", "paper")[0]
+    config = PAPER.plan("main", "paper")[0].config
     options = ["--profile", ROOT / "profiles" / "slurm", "--executor", "local", "--cores", "8", "-n", "-p"]
     job = batch(tmp_path, *options, f"_build/finished/{config.id}", "--config", "profile=paper", "ship=yes")
     assert job.wait(600) == 0
@@ -127,14 +127,14 @@ def test_each_job_takes_a_gpu_that_is_free_and_waits_when_there_is_none(tmp_path
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(runs, "_uuid", str)
+    monkeypatch.setattr(hardware, "_uuid", str)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(time, "sleep", wait)
-    with runs.claim_device(None) as first:
-        with runs.claim_device(None) as second:
+    with hardware.claim_device(None) as first:
+        with hardware.claim_device(None) as second:
             assert (first, second) == ("cuda:0", "cuda:1")
             assert all(lock.stat().st_mode & 0o777 == 0o666 for lock in tmp_path.glob("*.lock"))
-            with pytest.raises(Waiting), runs.claim_device(None):
+            with pytest.raises(Waiting), hardware.claim_device(None):
                 pass
-        with runs.claim_device(None) as third:
+        with hardware.claim_device(None) as third:
             assert third == second

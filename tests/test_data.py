@@ -17,6 +17,8 @@ import torchvision
 from matplotlib.path import Path as Outline
 
 from sslbook import data
+from sslbook.data import __main__ as fetch
+from sslbook.data import official, shapes
 
 
 def md5(content):
@@ -60,10 +62,10 @@ def install_cifar(monkeypatch, folder, files):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    official = data._OFFICIAL["cifar10"]._replace(
+    known = official._OFFICIAL["cifar10"]._replace(
         address="http://127.0.0.1:9/", archives={"cifar-10-python.tar.gz": md5(stream.getvalue())}, files=sums
     )
-    monkeypatch.setitem(data._OFFICIAL, "cifar10", official)
+    monkeypatch.setitem(official._OFFICIAL, "cifar10", known)
     return stream.getvalue()
 
 
@@ -150,10 +152,10 @@ def test_a_hostile_pickle_does_not_run(monkeypatch, tmp_path):
 @pytest.mark.parametrize("value", [np.array([{}]), np.zeros(3), np.float64(1), np.random.RandomState(0), len, {1}])
 def test_the_unpickler_admits_bytes_and_plain_containers_only(value):
     plain = {b"data": np.arange(6, dtype="u1").reshape(2, 3), b"labels": [1, 2], b"names": (b"a", "b", None, 0.5)}
-    rebuilt = data._unpickle(python2_pickle(plain))
+    rebuilt = official._unpickle(python2_pickle(plain))
     assert np.array_equal(rebuilt.pop(b"data"), plain.pop(b"data")) and rebuilt == plain
     with pytest.raises(ValueError, match=r"A pickle of images (asks for|holds) .*allowed\.$"):
-        data._unpickle(python2_pickle([value]))
+        official._unpickle(python2_pickle([value]))
 
 
 def test_download_verifies_unpacks_and_mends(monkeypatch, tmp_path, serve, capsys):
@@ -163,11 +165,11 @@ def test_download_verifies_unpacks_and_mends(monkeypatch, tmp_path, serve, capsy
     (root / "cifar-10-batches-py/test_batch").unlink()
     monkeypatch.setenv("SSLBOOK_DATA", str(root))
     asked = serve({"cifar-10-python.tar.gz": archive})
-    assert data.main(["cifar10"]) == 0 and "is now complete" in capsys.readouterr().out
+    assert fetch.main(["cifar10"]) == 0 and "is now complete" in capsys.readouterr().out
     assert len(asked) == 1
     assert {name: (root / name).read_bytes() for name in files} == files
     assert not (tmp_path / "outside").exists()
-    assert data.main(["cifar10"]) == 0 and "was already complete" in capsys.readouterr().out
+    assert fetch.main(["cifar10"]) == 0 and "was already complete" in capsys.readouterr().out
     (root / "cifar-10-batches-py/data_batch_1").write_bytes(b"altered")
     assert data.download("cifar10") and not data.download("cifar10")
     assert len(data.load("cifar10", "train")) == 90
@@ -178,7 +180,7 @@ def test_an_altered_archive_is_not_unpacked(monkeypatch, tmp_path, serve, capsys
     archive = install_cifar(monkeypatch, tmp_path / "elsewhere", cifar_files())
     monkeypatch.setenv("SSLBOOK_DATA", str(tmp_path / "data"))
     asked = serve({"cifar-10-python.tar.gz": archive[:-1]})
-    assert data.main(["cifar10"]) == 1
+    assert fetch.main(["cifar10"]) == 1
     assert capsys.readouterr().err.count("SSLBOOK_MIRROR") == 1
     assert len(asked) == 3  # it tried again
     assert not (tmp_path / "data/cifar-10-batches-py").exists()
@@ -192,8 +194,8 @@ def test_an_address_that_does_not_answer_is_named(cifar, serve, monkeypatch):
 
 
 def test_an_unknown_set_and_shapes_download_nothing(capsys):
-    assert data.main(["cifar1000"]) == 1 and "allowed are cifar100" in capsys.readouterr().err
-    assert data.main(["shapes"]) == 0 and "nothing to fetch" in capsys.readouterr().out
+    assert fetch.main(["cifar1000"]) == 1 and "allowed are cifar100" in capsys.readouterr().err
+    assert fetch.main(["shapes"]) == 0 and "nothing to fetch" in capsys.readouterr().out
 
 
 def test_idx_archives_become_one_channel_images(monkeypatch, tmp_path, serve):
@@ -208,7 +210,7 @@ def test_idx_archives_become_one_channel_images(monkeypatch, tmp_path, serve):
             archives[f"{name}.gz"] = gzip.compress(content)
             files[part][name] = md5(content)
             sums[f"{name}.gz"] = md5(archives[f"{name}.gz"])
-    monkeypatch.setitem(data._OFFICIAL, "mnist", data._Official(36, "http://127.0.0.1:9/", sums, files))
+    monkeypatch.setitem(official._OFFICIAL, "mnist", official._Official("http://127.0.0.1:9/", sums, files))
     serve(archives)
     assert data.download("mnist", tmp_path)
     test = data.load("mnist", "test", tmp_path)
@@ -317,8 +319,8 @@ def test_a_subset_is_a_copy_and_a_set_moves_whole():
 
 def drawn(**factors):
     """The twelve classes, drawn with the same factors, in the middle of their ranges unless given."""
-    middle = {name: sum(ends) / 2 for name, ends in data.FACTORS.items()} | {"rotation": 20.0, "background": 0.1}
-    return data.render(torch.arange(12), {k: torch.full((12,), v) for k, v in (middle | factors).items()}).int()
+    middle = {name: sum(ends) / 2 for name, ends in shapes.FACTORS.items()} | {"rotation": 20.0, "background": 0.1}
+    return shapes.render(torch.arange(12), {k: torch.full((12,), v) for k, v in (middle | factors).items()}).int()
 
 
 def test_shapes_are_the_same_on_every_machine():
@@ -330,7 +332,7 @@ def test_factors_of_shapes_fill_their_ranges_whatever_the_class():
     train = data.load("shapes", "train")
     assert train.fine.bincount().tolist() == [334] * 4 + [333] * 8
     assert torch.equal(train.coarse, train.fine // 3) and (len(train.names.fine), len(train.names.coarse)) == (12, 4)
-    for name, (low, high) in data.FACTORS.items():
+    for name, (low, high) in shapes.FACTORS.items():
         values = (train.factors[name] - low) / (high - low)
         assert 0 <= values.min() < 0.01 and 0.99 < values.max() <= 1
         means = torch.stack([values[train.fine == label].mean() for label in range(12)])
@@ -338,7 +340,7 @@ def test_factors_of_shapes_fill_their_ranges_whatever_the_class():
 
 
 def test_all_shapes_have_the_area_of_their_disk_and_none_is_cut():
-    for scale in data.FACTORS["scale"]:
+    for scale in shapes.FACTORS["scale"]:
         images = drawn(scale=scale, x=4.0, y=-4.0)
         ground, peak = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
         area = ((images - ground) / (peak - ground)).mean(1).sum((1, 2))
@@ -362,14 +364,14 @@ def test_moving_turning_and_mirroring_a_shape_moves_turns_and_mirrors_the_image(
 
 def test_an_unknown_shape_or_a_missing_factor_is_refused():
     with pytest.raises(ValueError, match=r"\[12\] are no shapes; allowed are 0 … 11\."):
-        data.render(torch.tensor([3, 12]), {})
+        shapes.render(torch.tensor([3, 12]), {})
     with pytest.raises(ValueError, match=r"missing: background, .*, y\."):
-        data.render(torch.tensor([3]), {"x": torch.zeros(1)})
+        shapes.render(torch.tensor([3]), {"x": torch.zeros(1)})
 
 
 def test_outlines_are_signed_distances():
     u, v = torch.rand(2, 4000, generator=torch.Generator().manual_seed(0)).mul(5).sub(2.5).numpy()
-    for name, distance in data._OUTLINES.items():
+    for name, distance in shapes._OUTLINES.items():
         d = distance(u, v)
         step = np.hypot(u - u[::-1], v - v[::-1])
         assert (np.abs(d - d[::-1]) <= step + 1e-5).all(), name  # a distance changes no faster than its argument

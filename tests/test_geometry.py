@@ -3,9 +3,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslbook import data, metrics, runs, training
-from sslbook.papers import check, geometry
+from sslbook import data, hardware, metrics, papers, runs
+from sslbook.optim import LARS
+from sslbook.papers import check
+from sslbook.papers.geometry import PAPER
+from sslbook.papers.geometry.measure import gradient_norms
+from sslbook.papers.paper import Finished
 from sslbook.views import policy
+
+
+def configs(*options, **changes):
+    return [config for config, _ in PAPER.plan(*options, **changes)]
 
 
 @pytest.fixture(scope="module")
@@ -13,47 +21,47 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSLBOOK_RUNS", str(folder))
-        found = runs.ensure(geometry.configs("fig1", "smoke", seeds=[1])[2], device="cpu")
-        geometry.measure(found)
+        found = runs.ensure(PAPER.plan("fig1", "smoke", seeds=[1])[2].config, device="cpu")
+        PAPER.arrays(found)
         yield found
 
 
 def test_paper_profile_is_the_papers_setting():
-    configs = geometry.configs("main", "paper")
-    assert len(configs) == 15 and len({c.id for c in configs}) == 15
-    for c in configs:
+    planned = configs("main", "paper")
+    assert len(planned) == 15 and len({c.id for c in planned}) == 15
+    for c in planned:
         assert c.encoder.width == 64 and c.encoder.blocks == (2, 2, 2, 2) and c.method.widths == (128,)
         assert (
             (c.method.beta, c.method.loss) == (2.0, "info_nce") and c.data.name == "cifar100" and c.data.images is None
         )
-        assert (c.optim.name, c.optim.learning_rate, c.optim.weight_decay, c.optim.momentum) == ("lars", 4.0, 1e-6, 0.9)
+        assert c.optim == LARS(learning_rate=4.0, weight_decay=1e-6, momentum=0.9, warmup=0.1)
         assert c.epochs == 500 and c.batch_size == 1024
 
 
 def test_the_most_valuable_runs_come_first():
     """One seed of each strength, then the next: a batch that is cut short has whole comparisons."""
-    order = [(c.seed, c.views.name) for c in geometry.configs("main", "laptop")]
+    order = [(config.seed, labels["strength"]) for config, labels in PAPER.plan("main", "laptop")]
     assert order[:4] == [(1, "small"), (1, "moderate"), (1, "large"), (2, "small")]
     assert order[-2:] == [(4, "large"), (5, "large")] and 0 not in {seed for seed, _ in order}
 
 
 def test_figures_share_their_runs_and_other_figures_vary_one_thing():
-    assert geometry.configs("fig7", "laptop") == geometry.configs("main", "laptop")
-    main = {c.id for c in geometry.configs("main", "laptop")}
-    depth = geometry.configs("fig8", "laptop")
+    assert configs("fig7", "laptop") == configs("main", "laptop")
+    main = {c.id for c in configs("main", "laptop")}
+    depth = configs("fig8", "laptop")
     assert depth[0].id in main and len({(c.method.widths, c.seed) for c in depth}) == len(depth)
     assert {c.replace(method=depth[0].method, seed=1).id for c in depth} == {depth[0].id}
-    for c in geometry.configs("duration", "laptop"):
+    for c in configs("duration", "laptop"):
         assert c.replace(epochs=8, snapshots=4).id in main and c.epochs == 64
-    assert geometry.configs("duration", "paper") == geometry.configs("main", "paper")
+    assert configs("duration", "paper") == configs("main", "paper")
     small = policy("small")
-    for c in geometry.configs("knobs", "laptop"):
+    for c in configs("knobs", "laptop"):
         assert sum(getattr(c.views, f) != getattr(small, f) for f in ("crop", "flip", "jitter", "grayscale")) == 1
 
 
 def test_other_data_and_seeds():
-    configs = geometry.configs("fig1", "laptop", dataset="shapes", seeds=[7])
-    assert {c.data.name for c in configs} == {"shapes"} and {c.seed for c in configs} == {7} and len(configs) == 3
+    planned = configs("fig1", "laptop", dataset="shapes", seeds=[7])
+    assert {(c.data.name, c.data.images, c.seed) for c in planned} == {("shapes", None, 7)} and len(planned) == 3
 
 
 @pytest.mark.parametrize(
@@ -62,6 +70,7 @@ def test_other_data_and_seeds():
         (("huge",), "profile is 'huge'; allowed are 'smoke', 'laptop', 'paper'"),
         (("smoke", "cifar"), "dataset is 'cifar'; allowed are None, 'cifar100'"),
         (("smoke", None, []), r"seeds is \[\]; allowed are None or a list"),
+        (("smoke", None, [1, 1]), r"seeds is \[1, 1\]; allowed are None or a list of different integers"),
         (("smoke", None, 5), r"seeds is 5; allowed are None or a list"),
         (("smoke", None, None, "tpu"), "device is 'tpu'; allowed here are None, cpu"),
     ],
@@ -72,34 +81,34 @@ def test_a_wrong_parameter_is_named_with_what_is_allowed(arguments, sentence):
 
 
 def test_measurements_agree_with_what_they_are_of(run):
-    arrays, last = geometry.measure(run), run.method()
+    arrays, last = PAPER.arrays(run), run.method()
     assert arrays["epoch"].tolist() == [0, 1, 2]
     sigma = torch.linalg.svdvals(last.projector[-1].weight)
     torch.testing.assert_close(arrays["projector"][-1], sigma.detach(), rtol=1e-5, atol=1e-6)
     train, test = data.load_train(run.config.data), data.load("shapes", "test")
     test = test.subset(data.balanced_order(test.fine, seed=3)[: len(train) // 5])
-    with torch.no_grad(), training.autocast("cpu"):
+    with torch.no_grad(), hardware.autocast("cpu"):
         bank, queries = (last.encode(s.images.float() / 255).float() for s in (train, test))
     assert arrays["knn"][-1] == pytest.approx(metrics.knn_accuracy(bank, train.fine, queries, test.fine), abs=0.02)
     torch.testing.assert_close(arrays["encoder"][-1], metrics.singular_values(bank).float(), rtol=1e-3, atol=1e-3)
     assert (arrays["upper"] >= arrays["loss"] - 1e-5).all()
-    gap = float(np.log(2 * (geometry.BATCH - 1)))
+    gap = float(np.log(2 * (papers.BATCH - 1)))
     torch.testing.assert_close(arrays["upper"], 2 * (arrays["invariance"] + arrays["repulsion"]) + gap)
     counts = arrays["distance_unit"].sum(1)
-    assert (counts == len(train) // geometry.BATCH * geometry.BATCH).all()
+    assert (counts == len(train) // papers.BATCH * papers.BATCH).all()
     assert (arrays["unexplained"] >= arrays["unexplained_oracle"] - 1e-6).all()
     assert (arrays["unexplained_half"] >= arrays["unexplained"] - 1e-6).all()
 
 
 def test_one_matrix_is_one_region_whose_local_map_is_the_matrix(run):
-    arrays = geometry.measure(run)
+    arrays = PAPER.arrays(run)
     assert (arrays["regions"] == 1).all()
     torch.testing.assert_close(arrays["unexplained_local"], arrays["unexplained"], rtol=1e-4, atol=1e-4)
 
 
 def test_measuring_is_pure(run):
-    again = geometry._measure(run, "cpu")
-    for name, values in geometry.measure(run).items():
+    again = PAPER._stack(run, "cpu")
+    for name, values in PAPER.arrays(run).items():
         torch.testing.assert_close(again[name], values, msg=name)
 
 
@@ -108,15 +117,18 @@ def test_a_record_fits_its_limit(run):
 
 
 def test_frames_are_tidy(run):
-    frame = geometry.scalars([run])
+    found = [Finished(run, {"strength": "large"})]
+    frame = PAPER.frame(found)
     assert len(frame) == 3 and not frame.isna().any().any() and frame.strength.unique().tolist() == ["large"]
+    assert frame.run.unique().tolist() == [run.config.id] and frame.epoch.tolist() == [0, 1, 2]
     first = frame.iloc[0]
     assert first["norm"] == pytest.approx(float(run.method(0).projector[-1].weight.detach().norm()), rel=1e-5)
     assert first["relative_0.5"] <= first["relative_0.25"] <= 8
-    spectrum = geometry.spectra([run], "projector")
-    assert len(spectrum) == 3 * 8 and (spectrum.groupby("epoch").sigma.apply(lambda s: s.is_monotonic_decreasing)).all()
-    with pytest.raises(ValueError, match="The spectrum is 'w'; allowed are 'projector'"):
-        geometry.spectra([run], "w")
+    spectrum = PAPER.entries(found, "projector")
+    assert len(spectrum) == 3 * 8 and spectrum.groupby("epoch").value.apply(lambda s: s.is_monotonic_decreasing).all()
+    assert spectrum["index"].tolist() == [*range(1, 9)] * 3 and set(spectrum.strength) == {"large"}
+    with pytest.raises(ValueError, match=r"has no array 'w'; it has .*, projector"):
+        PAPER.entries(found, "w")
 
 
 def test_gradient_norms_are_those_of_the_two_terms():
@@ -124,7 +136,7 @@ def test_gradient_norms_are_those_of_the_two_terms():
     torch.manual_seed(0)
     (z1, z2), beta = torch.randn(2, 6, 4, dtype=torch.float64), 1.5
     f2 = F.normalize(z2)
-    pull, push = geometry.gradient_norms(z1, z2, beta=beta)
+    pull, push = gradient_norms(z1, z2, beta=beta)
     for i in range(6):
         f = F.normalize(z1[i], dim=0).requires_grad_()
         others = torch.cat([F.normalize(z1), f2])[[j for j in range(12) if j % 6 != i]]

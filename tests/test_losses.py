@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sslbook import losses
-from sslbook.papers.geometry_theory import simplex
+from sslbook.papers.geometry.theory import simplex
 
 
 def views(n, d, noise=0.5, seed=0, dtype=torch.float64):
@@ -149,14 +149,14 @@ def test_gradients_are_those_of_finite_differences(name):
     assert torch.autograd.gradcheck(FUNCTIONS[name], (z1, z2))
 
 
-def compute_in_float32(loss, z1, z2):
+def compute_in_float32(loss, *tensors):
     """Half precision is promoted whatever autocast says; double precision stays."""
-    expected = loss(z1.float(), z2.float())
+    expected = loss(*(z.float() for z in tensors))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = loss(z1, z2)
+        inside = loss(*tensors)
     assert inside.dtype == torch.float32
-    assert inside.item() == loss(z1, z2).item() == expected.item()
-    assert loss(z1.double(), z2.double()).dtype == torch.float64
+    assert inside.item() == loss(*tensors).item() == expected.item()
+    assert loss(*(z.double() for z in tensors)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -1,52 +1,56 @@
 """Laws of the runs, measurements and frames of the chapter on the matching gap."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sslbook import losses, papers, runs
-from sslbook.claims.matching_gap import least_entropic_gap, noisy_pairs
-from sslbook.papers import matching_gap
-from sslbook.papers.geometry_theory import simplex
+from sslbook import data, losses, papers, runs
+from sslbook.papers.geometry.theory import simplex
+from sslbook.papers.matching_gap import PAPER, plan
+from sslbook.papers.matching_gap.theory import descend, least_entropic_gap, noisy_pairs
+from sslbook.papers.paper import Finished
+
+
+def configs(*options, **changes):
+    return [config for config, _ in PAPER.plan(*options, **changes)]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSLBOOK_RUNS", str(tmp_path_factory.mktemp("runs")))
-        found = runs.ensure(matching_gap.configs("main", "smoke", seeds=[1])[0], device="cpu")
-        matching_gap.measure(found)
+        found = runs.ensure(configs("main", "smoke", seeds=[1])[0], device="cpu")
+        PAPER.arrays(found)
         yield found
 
 
 @pytest.mark.parametrize("profile", ["laptop", "paper"])
 def test_main_runs_are_four_losses_under_two_policies_and_differ_in_nothing_else(profile):
-    configs = matching_gap.configs("main", profile)
-    assert len({c.id for c in configs}) == len(configs) == 24
-    assert len({c.method.name for c in configs}) == 4
-    one = configs[0]
-    for c in configs:
+    planned = configs("main", profile)
+    assert len({c.id for c in planned}) == len(planned) == 24
+    assert {labels["loss"] for _, labels in PAPER.plan("main", profile)} == set(plan.LOSSES)
+    one = planned[0]
+    for c in planned:
         assert c.replace(method=one.method, views=one.views, seed=one.seed).id == one.id
         assert c.method.widths == one.method.widths
-        temperature = getattr(c.method, "epsilon", None) or 1 / getattr(c.method, "beta", 1 / matching_gap.EPSILON)
-        assert temperature == pytest.approx(matching_gap.EPSILON)
+        temperature = getattr(c.method, "epsilon", None) or 1 / getattr(c.method, "beta", 1 / plan.EPSILON)
+        assert temperature == pytest.approx(plan.EPSILON)
 
 
 def test_a_seed_is_complete_before_the_next_begins():
-    order = [(c.seed, c.views.name) for c in matching_gap.configs("main", "laptop")]
+    order = [(config.seed, labels["policy"]) for config, labels in PAPER.plan("main", "laptop")]
     assert order == [(seed, name) for seed in (1, 2, 3) for name in ("weak", "large") for _ in range(4)]
 
 
 def test_weak_augmentation_is_crop_and_flip_alone():
-    weak, large = (matching_gap.configs("main", "paper")[k].views for k in (0, 4))
+    weak, large = (configs("main", "paper")[k].views for k in (0, 4))
     assert (weak.crop, weak.flip) == (large.crop, large.flip) and weak.flip == 0.5
     assert set(weak.jitter) == {0.0} and weak.grayscale == 0 < large.grayscale
 
 
 def test_paper_profile_is_as_declared():
-    for c in matching_gap.configs("main", "paper"):
+    for c in configs("main", "paper"):
         assert (c.encoder.width, c.encoder.blocks, c.method.widths) == (64, (2, 2, 2, 2), (512, 128))
         assert (c.data.name, c.data.images, c.epochs, c.batch_size) == ("cifar100", None, 200, 512)
         assert len(c.snapshot_epochs) == 21
@@ -54,43 +58,44 @@ def test_paper_profile_is_as_declared():
 
 @pytest.mark.parametrize("profile", ["laptop", "paper"])
 def test_each_sweep_varies_one_thing_and_shares_a_run_with_the_main_ones(profile):
-    main = {c.id for c in matching_gap.configs("main", profile)}
-    sweep = matching_gap.configs("epsilon", profile)
+    main = {c.id for c in configs("main", profile)}
+    sweep = configs("epsilon", profile)
     assert [c.method.epsilon for c in sweep] == [0.05, 0.1, 0.2, 0.5, 1.0]
     assert len({c.replace(method=sweep[0].method).id for c in sweep}) == 1
-    batch = matching_gap.configs("batch", profile)
-    assert [c.batch_size for c in batch] == [n for n in matching_gap.BATCH_SIZES[profile] for _ in range(2)]
+    batch = configs("batch", profile)
+    assert [c.batch_size for c in batch] == [n for n in plan.BATCH_SIZES[profile] for _ in range(2)]
     assert len({c.replace(method=batch[0].method, batch_size=64).id for c in batch}) == 1
     assert [sum(c.id in main for c in figure) for figure in (sweep, batch)] == [1, 2]
 
 
 def test_an_unknown_figure_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match="figure is 'fig1'; allowed are 'main', 'epsilon', 'batch'"):
-        matching_gap.configs("fig1", "laptop")
+        configs("fig1", "laptop")
 
 
 def test_other_data_and_seeds():
-    configs = matching_gap.configs("main", "laptop", dataset="shapes", seeds=[7])
-    assert {(c.data.name, c.seed) for c in configs} == {("shapes", 7)} and len(configs) == 8
+    planned = configs("main", "laptop", dataset="shapes", seeds=[7])
+    assert {(c.data.name, c.seed) for c in planned} == {("shapes", 7)} and len(planned) == 8
 
 
 def test_measured_gaps_keep_their_order(run):
     """least value ≤ gap ≤ ε InfoNCE, and exact gap ≤ gap, which does not decrease in ε."""
-    arrays = matching_gap.measure(run)
+    arrays = PAPER.arrays(run)
     assert arrays["epoch"].tolist() == [0, 1, 2]
     gap, exact = arrays["gap"], arrays["exact"][:, None]
-    least = torch.tensor([least_entropic_gap(papers.BATCH, epsilon) for epsilon in matching_gap.EPSILONS])
+    least = torch.tensor([least_entropic_gap(papers.BATCH, epsilon) for epsilon in plan.EPSILONS])
     assert (gap <= arrays["info_nce"] + 1e-6).all() and (gap >= least).all()
     assert (torch.cat([exact, gap], 1).diff(dim=1) >= -1e-6).all() and (exact >= 0).all()
     assert ((arrays["misplaced"] >= 0) & (arrays["misplaced"] <= 1)).all()
 
 
 def test_measured_gradient_and_info_nce_agree_with_autograd_and_cross_entropy(run):
-    *_, observations = papers.observe(run, "cpu")
-    method, _, _, h1, h2 = list(observations)[-1]
+    _, first, second = papers.pairs(run.config, data.load_train(run.config.data))
+    _, method, h = list(papers.observe(run, {"first": first, "second": second}, "cpu"))[-1]
+    h1, h2 = h.values()
     with torch.no_grad():
         z1, z2 = (F.normalize(method.projector(h)).double() for h in (h1, h2))
-    arrays, squares, values = matching_gap.measure(run), [], []
+    arrays, squares, values = PAPER.arrays(run), [], []
     for a, b in zip(z1.split(128), z2.split(128), strict=True):
         a = a.clone().requires_grad_()  # the loss normalises, so its gradient lies along the sphere
         losses.matching_gap(a, b, epsilon=0.2).backward()
@@ -101,31 +106,29 @@ def test_measured_gradient_and_info_nce_agree_with_autograd_and_cross_entropy(ru
     assert arrays["info_nce"][-1, 2].item() == pytest.approx(np.mean(values), rel=1e-5)
 
 
-@pytest.mark.parametrize("space", ["encoder", "projector"])
-def test_histograms_are_shares_with_the_measured_means(run, space):
-    frame, arrays = matching_gap.distances([run], space), matching_gap.measure(run)
-    for (epoch, pair), part in frame.groupby(["epoch", "pair"]):
-        assert part.share.sum() == pytest.approx(1, abs=1e-6) and part.distance.between(0, 2).all()
-        mean = arrays[f"{space}_{pair}_mean"][epoch].item()
-        assert (part.share * part.distance).sum() == pytest.approx(mean, abs=0.02)  # half a bin
+@pytest.mark.parametrize("name", ["encoder_positive", "projector_negative"])
+def test_histograms_have_the_measured_means(run, name):
+    table, arrays = PAPER.entries([Finished(run, {})], name), PAPER.arrays(run)
+    for epoch, part in table.groupby("epoch"):
+        middle = (part["index"] - 0.5) * 2 / 50
+        mean = (part.value * middle).sum() / part.value.sum()
+        assert mean == pytest.approx(arrays[f"{name}_mean"][epoch].item(), abs=0.02)  # half a bin
 
 
-def test_scalars_have_a_row_for_each_epoch_and_gaps_one_for_each_epsilon(run):
-    scalars, gaps = matching_gap.scalars([run]), matching_gap.gaps([run])
-    names = {"loss", "policy", "epsilon", "batch_size", "seed", "epoch", "knn", "linear", "exact"}
+def test_the_frame_has_a_row_for_each_epoch_at_the_epsilon_of_the_run(run):
+    scalars = PAPER.frame([Finished(run, {"policy": "weak", "loss": "matching gap"})])
+    names = {"loss", "policy", "seed", "epoch", "run", "knn", "linear", "exact", "gap", "misplaced", "gradient"}
     names |= {f"{x}_{y}" for x in ("encoder", "projector") for y in ("rank", "typical", "positive_relative")}
-    names |= {"gap", "info_nce", "misplaced", "gradient"}
-    assert names <= set(scalars) and set(gaps) == set(scalars) | {"at"}
-    assert scalars.epoch.tolist() == [0, 1, 2] and len(gaps) == 3 * len(matching_gap.EPSILONS)
-    assert set(scalars.loss) == {"matching gap"} and scalars["encoder_rank"].between(1, 16).all()
-    at_own = gaps[gaps["at"] == scalars.epsilon[0]].drop(columns="at")
-    pd.testing.assert_frame_equal(at_own[scalars.columns].reset_index(drop=True), scalars, check_dtype=False)
+    assert names <= set(scalars) and scalars.epoch.tolist() == [0, 1, 2]
+    assert scalars["encoder_rank"].between(1, 16).all()
+    gaps = PAPER.arrays(run)["gap"][:, plan.EPSILONS.index(0.2)]
+    assert scalars.gap.tolist() == pytest.approx(gaps.tolist())
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 1.0])
 def test_descent_ends_where_both_views_are_one_simplex(epsilon):
     x, y = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x, y, history = matching_gap.descend(x, y, epsilon=epsilon, steps=150)
+    x, y, history = descend(x, y, epsilon=epsilon, steps=150)
     assert (history.gap.diff()[1:] < 1e-9).all() and len(history) == 151
     assert history.gap.iloc[-1] == pytest.approx(least_entropic_gap(4, epsilon), rel=1e-3)
     assert torch.allclose(x @ y.T, simplex(4) @ simplex(4).T, atol=0.03)
@@ -134,7 +137,7 @@ def test_descent_ends_where_both_views_are_one_simplex(epsilon):
 
 def test_descent_without_entropy_stops_where_the_pairing_is_a_best_matching():
     x, y = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    history = matching_gap.descend(x, y, epsilon=0, steps=30)[2]
+    history = descend(x, y, epsilon=0, steps=30)[2]
     assert history.gap.iloc[0] > 0.01 and history.gap.iloc[-1] == 0
     assert history.distance.iloc[-1] == history.distance.iloc[-2] > 0.3
 

@@ -2,15 +2,20 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sslbook.data import Info
 from sslbook.losses import info_nce, nt_xent
-from sslbook.methods import SimCLR
+from sslbook.methods import Batch, SimCLR
 from sslbook.models import ResNet, projector
 from sslbook.training import build
 from tests.test_config import example
 
 
+def about(channels, side=32):
+    return Info((channels, side, side), 10, 10, {})
+
+
 def encoder(part=None, channels=3):
-    return (part or ResNet()).build(channels, torch.zeros(channels), torch.ones(channels))
+    return (part or ResNet()).build(about(channels), torch.zeros(channels), torch.ones(channels))
 
 
 def test_resnet18_with_the_cifar_stem_has_its_published_cost():
@@ -42,7 +47,7 @@ def test_features_are_never_negative_and_one_image_is_enough():
 def test_the_encoder_normalises_each_channel():
     mean, std = torch.tensor([0.2, 0.5, 0.7]), torch.tensor([0.1, 0.2, 0.3])
     torch.manual_seed(0)
-    ours = ResNet(8, (1,)).build(3, mean, std).eval()
+    ours = ResNet(8, (1,)).build(about(3), mean, std).eval()
     torch.manual_seed(0)
     plain = encoder(ResNet(8, (1,))).eval()
     images = torch.rand(4, 3, 8, 8)
@@ -62,11 +67,16 @@ def test_the_mlp_projector_has_no_bias_at_its_end():
     assert projector(8, (16, 4))[-1].bias is None
 
 
+def test_without_widths_there_is_no_head():
+    h = torch.rand(5, 8)
+    assert torch.equal(projector(8, ())(h), h)
+
+
 @pytest.mark.parametrize("name", ["info_nce", "nt_xent"])
 def test_simclr_sees_both_views_in_one_batch(name):
     config = example(encoder=ResNet(8, (1,)), method=SimCLR(loss=name, widths=(4,)))
-    method, views = build(config, 3), torch.rand(2, 6, 3, 8, 8)
-    loss, _ = method.loss(views)
+    method, views = build(config), torch.rand(2, 6, 3, 8, 8)
+    loss, _ = method.loss(Batch(views, torch.zeros(6), (), torch.tensor(1.0)))
     z = method.projector(method.encoder(views.flatten(0, 1)))
     pair = (z[:6], z[6:])
     expected = info_nce(*pair, beta=2.0, symmetric=True) if name == "info_nce" else nt_xent(*pair, temperature=0.5)
@@ -77,9 +87,9 @@ def test_simclr_sees_both_views_in_one_batch(name):
 
 def test_weights_follow_from_the_seed_alone():
     torch.manual_seed(5)
-    a = build(example(seed=1), 3).state_dict()
+    a = build(example(seed=1)).state_dict()
     before = torch.rand(1)
-    b, c = build(example(seed=1), 3).state_dict(), build(example(seed=2), 3).state_dict()
+    b, c = build(example(seed=1)).state_dict(), build(example(seed=2)).state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(a["projector.0.weight"], c["projector.0.weight"])
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), before)  # the global stream is left alone

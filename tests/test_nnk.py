@@ -303,17 +303,17 @@ def test_bad_input_is_refused_with_a_sentence():
     own, broken = metrics.tangents(found, x), x.clone()
     broken[3, 1] = torch.nan
     for sentence, call in {
-        r"k is 12; it must lie in 1 … 11": lambda: metrics.nnk(x, k=12),
-        r"k is 50; it must lie in 1 … 12": lambda: metrics.nnk(x, x),
+        "k is 12; it must be a whole number of at least 1 and of at most 11": lambda: metrics.nnk(x, k=12),
+        "k is 50; it must be a whole number of at least 1 and of at most 12": lambda: metrics.nnk(x, x),
         "k is 0": lambda: metrics.nnk(x, k=0),
-        "queries holds NaN": lambda: metrics.nnk(broken, x, k=2),
-        "candidates holds NaN": lambda: metrics.nnk(x, broken, k=2),
-        "candidates holds NaN or infinity": lambda: metrics.diameter(found, broken / 0),
+        "queries holds 1 values that are infinite": lambda: metrics.nnk(broken, x, k=2),
+        "candidates holds 1 values that are infinite": lambda: metrics.nnk(x, broken, k=2),
+        "candidates holds 48 values": lambda: metrics.diameter(found, broken / 0),
         r"queries has the shape \(4,\)": lambda: metrics.nnk(x[0], x, k=2),
-        r"candidates has the shape \(12, 3\)": lambda: metrics.nnk(x, x[:, :3], k=2),
-        'kernel is "rbf"; it must be one of cosine, linear, gaussian': lambda: metrics.nnk(x, k=2, kernel="rbf"),
+        r"queries and candidates have the shapes \(12, 4\) and \(12, 3\)": lambda: metrics.nnk(x, x[:, :3], k=2),
+        "kernel is 'rbf'; allowed are 'cosine', 'linear', 'gaussian'": lambda: metrics.nnk(x, k=2, kernel="rbf"),
         "bandwidth is None": lambda: metrics.nnk(x, k=2, kernel="gaussian"),
-        "bandwidth is 1": lambda: metrics.nnk(x, k=2, bandwidth=1.0),
+        "bandwidth is 1.0; only": lambda: metrics.nnk(x, k=2, bandwidth=1.0),
         "12 neighbourhoods for 5 queries": lambda: metrics.tangents(found, x[:5], x),
         "there are 5": lambda: metrics.diameter(found, x[:5]),
         "12 neighbourhoods for 3 tangents": lambda: metrics.affinity(

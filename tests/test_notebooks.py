@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sslbook import notebooks, runs
+from sslbook import hardware, pages, runs
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").rglob("*.ipynb"))
@@ -24,10 +24,10 @@ def outputs(path):
     return [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
 
 
-def glued(path):
-    """What a notebook glued, by name."""
-    marked = [output for output in outputs(path) if "scrapbook" in output.get("metadata", {})]
-    return {output.metadata["scrapbook"]["name"]: dict(output.data) for output in marked}
+def answers(path):
+    """What stands in the place of each role in the text of an executed copy."""
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+    return [answer for cell in cells for answer in cell.metadata.get("user_expressions", [])]
 
 
 @each_notebook
@@ -53,32 +53,31 @@ def test_every_figure_is_labelled_and_says_what_made_it(source, executed):
 
 @each_notebook
 def test_text_quotes_only_what_was_computed(source, executed):
-    text = "\n".join(cell.source for cell in nbformat.read(source, 4).cells if cell.cell_type == "markdown")
-    quoted = set(re.findall(r"\{glue:\w+\}`([^`:]+)", text))
-    assert quoted and quoted <= set(glued(executed / "smoke" / source.relative_to(ROOT)))
+    copy = executed / "smoke" / source.relative_to(ROOT)
+    cells = [cell for cell in nbformat.read(copy, 4).cells if cell.cell_type == "markdown"]
+    asked = [expression for cell in cells for _, expression in pages.roles(cell.source)]
+    assert asked and asked == [answer["expression"] for answer in answers(copy)]
+    assert not any("glue" in cell.source for cell in nbformat.read(copy, 4).cells)
 
 
 @each_notebook
-def test_cells_are_short(source):
-    long = [
-        cell.source
-        for cell in nbformat.read(source, 4).cells
-        if cell.cell_type == "code" and cell.source.count("\n") >= 30
-    ]
-    assert not long
+def test_a_source_reads_like_its_page(source):
+    code = [cell.source for cell in nbformat.read(source, 4).cells if cell.cell_type == "code"]
+    lengths = [len(cell.splitlines()) for cell in code]
+    assert max(lengths) <= 30 and sum(lengths) <= 200
 
 
 @each_notebook
 def test_unknown_parameter_is_refused_with_the_known_ones(source, tmp_path):
     with pytest.raises(ValueError, match=r"no parameter profil, sead; it has profile, dataset, seeds, device\."):
-        notebooks.execute(source, "smoke", tmp_path / "copy.ipynb", sead=1, profil="smoke")
+        pages.execute(source, "smoke", tmp_path / "copy.ipynb", sead=1, profil="smoke")
     assert not list(tmp_path.iterdir())
 
 
 @each_notebook
 def test_wrong_profile_stops_in_the_first_cell_with_the_allowed_ones(source, tmp_path):
-    with pytest.raises(notebooks.NotebookError, match=r"huge.*smoke.*laptop.*paper"):
-        notebooks.execute(source, "huge", tmp_path / "copy.ipynb")
+    with pytest.raises(pages.NotebookError, match=r"huge.*smoke.*laptop.*paper"):
+        pages.execute(source, "huge", tmp_path / "copy.ipynb")
     (failed,) = tmp_path.iterdir()
     assert failed.name == "copy.failed.ipynb"
     code = [cell for cell in nbformat.read(failed, 4).cells if cell.cell_type == "code"]
@@ -94,11 +93,11 @@ def test_papermill_shows_the_parameters(source):
         assert re.search(rf"^\s*{name}: \w.*\(default .*\)\s+\S+", shown, re.MULTILINE)
 
 
-def test_plain_papermill_computes_the_same_numbers(executed, tmp_path):
+def test_papermill_with_the_engine_computes_the_same_numbers(executed, tmp_path):
     source = ROOT / "notebooks/geometry/lie-groups.ipynb"
-    run = papermill(str(source), str(tmp_path / "out.ipynb"), "-p", "profile", "smoke")
+    run = papermill("--engine", "sslbook", str(source), str(tmp_path / "out.ipynb"), "-p", "profile", "smoke")
     assert run.returncode == 0, run.stderr
-    assert glued(tmp_path / "out.ipynb") == glued(executed / "smoke" / source.relative_to(ROOT))
+    assert answers(tmp_path / "out.ipynb") == answers(executed / "smoke" / source.relative_to(ROOT))
 
 
 def test_sources_are_what_nbstripout_leaves():
@@ -107,9 +106,10 @@ def test_sources_are_what_nbstripout_leaves():
         assert all(
             not cell["outputs"] and cell["execution_count"] is None for cell in cells if cell["cell_type"] == "code"
         )
+        assert not any("user_expressions" in cell["metadata"] for cell in cells)
 
 
 def test_a_made_by_line_names_every_fact():
-    line = notebooks.made_by(profile="laptop", data="shapes", seeds=[0, 1], seconds=200)
-    made = f"{runs.hardware()} · commit {runs.commit()}"
+    line = pages.made_by(profile="laptop", data="shapes", seeds=[0, 1], seconds=200)
+    made = f"{hardware.name()} · commit {runs.commit()}"
     assert line == f"profile laptop · shapes · seeds 0, 1 · {made} · 3 min"

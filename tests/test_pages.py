@@ -1,5 +1,6 @@
 """Laws of what the hooks of the book put on a page."""
 
+import itertools
 import json
 import re
 import sys
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sslbook import claims
+from sslbook import ledger, papers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
 import book_pages
@@ -33,11 +34,12 @@ def app(tmp_path):
 @pytest.fixture
 def judged(monkeypatch):
     """Verdicts of every kind, by paper."""
-    statuses = [list(book_pages.MARKS)[i % len(book_pages.MARKS)] for i in range(len(claims.CLAIMS))]
-    found = {}
-    for claim, status in zip(claims.CLAIMS, statuses, strict=True):
-        outcomes = tuple(claims.Outcome(test, 0.5, 0.25, 0.75, 3) for test in claim.tests)
-        found.setdefault(claim.paper, []).append(claims.Verdict(claim, status, outcomes))
+    statuses, found = itertools.cycle(book_pages.MARKS), {}
+    for name in papers.names():
+        for claim, status in zip(papers.paper(name).claims, statuses):
+            tests = getattr(claim.evidence, "tests", ())
+            outcomes = tuple(ledger.Outcome(test, 0.5, 0.25, 0.75, 3) for test in tests)
+            found.setdefault(name, []).append(ledger.Verdict(claim, status, outcomes))
     monkeypatch.setattr(book_pages, "judged", lambda: found)
     return found
 
@@ -63,30 +65,90 @@ def test_a_figure_that_is_not_there_is_a_warning(app, address, monkeypatch):
     assert warned
 
 
+def page(app, text, **answers):
+    """The text of a page as it is parsed, whose kernel printed these answers."""
+    stored = [
+        {"expression": name, "result": {"status": "ok", "data": {"text/plain": a}}} for name, a in answers.items()
+    ]
+    cell = {"cell_type": "markdown", "source": text.splitlines(keepends=True), "metadata": {"user_expressions": stored}}
+    Path(app.config.executed, "notebooks/page.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {}}))
+    source = ["the clean source"]
+    book_pages.read_page(app, "notebooks/page", source)
+    return json.loads(source[0])["cells"][0]["source"]
+
+
+def test_answers_stand_in_the_place_of_roles_and_nowhere_else(app):
+    text = "*{eval}`a`* of {eval}``b``, not `{eval}` `a`.\n\n```\n{eval}`a`\n```\n\n```{note}\n{eval}`a`\n```\n"
+    shown = page(app, text, a="'two *words*'", b="7")
+    assert shown == ("*two *words** of 7, not `{eval}` `a`.\n\n```\n{eval}`a`\n```\n\n```{note}\ntwo *words*\n```\n")
+
+
+@pytest.mark.parametrize(
+    "printed, shown",
+    [
+        ("-0.5", "−0.5"),
+        ("'-1.2 (-3 to 4)'", "−1.2 (−3 to 4)"),
+        ("1e-05", "1e-05"),
+        ("'2026-01-05'", "2026-01-05"),
+        ("np.float64(-0.5)", "−0.5"),
+        ("np.int64(3)", "3"),
+        ("nan", "nan"),
+        ("True", "True"),
+        ("[1, 2]", "[1, 2]"),
+        ('"it\'s"', "it's"),
+    ],
+)
+def test_an_answer_is_a_string_without_its_quotes_or_a_number_with_a_true_minus(app, printed, shown):
+    assert page(app, "is {eval}`x`!", x=printed) == f"is {shown}!"
+
+
+def test_a_number_that_begins_a_line_begins_no_list(app):
+    assert page(app, "There are\n{eval}`n`. And\n- {eval}`n`) or {eval}`n`. End", n="1") == (
+        "There are\n1\\. And\n- 1) or 1. End"
+    )
+
+
+def test_a_role_without_an_answer_is_a_warning_that_names_page_and_expression(app, monkeypatch):
+    warned = []
+    monkeypatch.setattr(book_pages.LOGGER, "warning", lambda text, *arguments, **where: warned.append(text % arguments))
+    page(app, "{eval}`x + y` and {eval}`x`", x="1")
+    (warning,) = warned
+    assert "notebooks/page" in warning and "{eval}`x + y`" in warning
+
+
 def test_the_scoreboard_counts_every_claim_once(app, judged):
     whole = read(app, "{{ scoreboard }}")
-    assert sum(map(int, re.findall(r"</span> (\d+) ", whole))) == len(claims.CLAIMS)
+    assert sum(map(int, re.findall(r"</span> (\d+) ", whole))) == sum(map(len, judged.values()))
     assert read(app, "{{ scoreboard geometry }}") == whole.splitlines()[list(judged).index("geometry")]
 
 
 def test_every_claim_has_its_verdict_in_words_and_by_a_mark_and_every_test_its_row(app, judged):
     page = read(app, "{{ verdicts }}")
-    for found in judged.values():
+    for name, found in judged.items():
         for verdict in found:
             mark, _ = book_pages.MARKS[verdict.status]
             (row,) = (line for line in page.splitlines() if f"`{verdict.claim.id}` | <span" in line)
             assert f">{mark}</span> <strong>{verdict.status}</strong>" in row
-            linked = verdict.claim.page == "upper-bound" and verdict.claim.paper == "geometry"
+            linked = verdict.claim.page == "upper-bound" and name == "geometry"
             assert ("](/notebooks/" in row) == linked
             assert page.count(f"\n| `{verdict.claim.id}` |") >= len(verdict.outcomes)
 
 
 def test_a_claim_is_quoted_in_the_words_of_the_ledger(app, judged):
     quoted = read(app, "- {{ verdict fig3-tracks }}")
-    assert quoted.startswith(f"- {book_pages.plain(claims.claim('fig3-tracks').says)} <span")
+    assert quoted.startswith(f"- {book_pages.plain(papers.claim('fig3-tracks')[1].says)} <span")
 
 
 def test_marks_are_those_of_the_ledger_and_tell_verdicts_apart_without_colour():
-    statuses = {getattr(claims, name) for name in claims.__all__ if name.isupper()}
-    assert statuses == set(book_pages.MARKS)
+    statuses = ledger.STATUSES
+    assert set(statuses) == set(book_pages.MARKS)
     assert len({mark for mark, _ in book_pages.MARKS.values()}) == len(statuses)
+
+
+def test_every_run_behind_a_verdict_is_listed_once_with_its_labels(app):
+    found = papers.verdicts("laptop", "fig1-order", "fig1-collapse-late")["geometry"]
+    text = book_pages.run_list("geometry", found)
+    for id in {id for verdict in found for id in verdict.runs}:
+        (line,) = (line for line in text.splitlines() if f"`{id}`" in line)
+        assert "strength=" in line
+    assert text.count(":::{dropdown}") == 2 and "epochs 64" in text

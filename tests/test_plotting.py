@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sslbook import plotting
+from sslbook.papers.geometry.plan import COLOURS, DASHES
 
 LIGHT, DARK = "#ffffff", "#121212"
 
@@ -45,13 +46,13 @@ def frame():
     return pd.DataFrame([(s, e, r, rng.normal()) for s, e, r in rows], columns=["strength", "epoch", "run", "rank"])
 
 
-@pytest.mark.parametrize("colour", [*plotting.STRENGTH.values(), *plotting.PALETTE])
+@pytest.mark.parametrize("colour", [*COLOURS.values(), *plotting.PALETTE])
 def test_colours_stand_out_on_both_pages(colour):
     assert min(contrast(colour, LIGHT), contrast(colour, DARK)) >= 3
 
 
 def test_strengths_differ_for_the_colour_blind():
-    seen = [deuteranope(colour) for colour in plotting.STRENGTH.values()]
+    seen = [deuteranope(colour) for colour in COLOURS.values()]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.15
 
 
@@ -67,16 +68,16 @@ def test_band_is_one_standard_deviation_about_the_mean(frame):
 
 
 def test_strengths_keep_colour_and_dashes_beside_others_and_there_are_colours_for_few():
-    kinds = [*plotting.STRENGTH, "flip", "crop", "jitter"]
+    kinds = [*COLOURS, "flip", "crop", "jitter"]
     ax = plotting.axes()
     frame = pd.DataFrame({"epoch": [0, 1] * 6, "rank": range(12), "kind": [k for k in kinds for _ in range(2)]})
-    plotting.curves_with_band(frame, "epoch", "rank", "kind", ax=ax)
+    plotting.curves_with_band(frame, "epoch", "rank", "kind", ax=ax, colours=COLOURS, dashes=DASHES)
     drawn = ax.lines[:6]  # those of the legend follow
     colours, dashes = [line.get_color() for line in drawn], [str(line._unscaled_dash_pattern) for line in drawn]
-    assert colours[:3] == list(plotting.STRENGTH.values()) and len(set(colours)) == 6
+    assert colours[:3] == list(COLOURS.values()) and len(set(colours)) == 6
     assert len(set(dashes)) == 6
     many = pd.DataFrame({"epoch": range(8), "rank": range(8), "kind": [f"k{i}" for i in range(8)]})
-    with pytest.raises(ValueError, match="kind has 8 values besides strengths; there are 6 colours"):
+    with pytest.raises(ValueError, match="kind has 8 values without a colour; there are 6 left"):
         plotting.curves_with_band(many, "epoch", "rank", "kind")
 
 
@@ -94,22 +95,20 @@ def test_a_logarithmic_axis_of_few_settings_has_its_ticks_there():
 def test_a_strength_has_one_colour_whatever_else_is_drawn(frame):
     for kept in (["small", "large"], ["large"]):
         ax = plotting.axes()
-        plotting.curves_with_band(frame[frame.strength.isin(kept)], "epoch", "rank", "strength", ax=ax)
-        assert ax.lines[kept.index("large")].get_color() == plotting.STRENGTH["large"]
+        plotting.curves_with_band(frame[frame.strength.isin(kept)], "epoch", "rank", "strength", ax=ax, colours=COLOURS)
+        assert ax.lines[kept.index("large")].get_color() == COLOURS["large"]
 
 
 def test_beside_a_strength_nothing_else_has_the_colour_of_a_strength(frame):
     names = ["large", "a", "b", "c"]
     frame = frame.assign(kind=frame.run.map(dict(enumerate(names))))
     ax = plotting.axes()
-    plotting.curves_with_band(frame, "epoch", "rank", "kind", ax=ax)
+    plotting.curves_with_band(frame, "epoch", "rank", "kind", ax=ax, colours=COLOURS, dashes=DASHES)
     colours = {
         text.get_text(): line.get_color() for text, line in zip(ax.get_legend().texts, ax.get_legend().get_lines())
     }
-    assert colours["large"] == plotting.STRENGTH["large"]
-    assert len(set(colours.values())) == 4 and set(colours.values()) & set(plotting.STRENGTH.values()) == {
-        colours["large"]
-    }
+    assert colours["large"] == COLOURS["large"]
+    assert len(set(colours.values())) == 4 and set(colours.values()) & set(COLOURS.values()) == {colours["large"]}
 
 
 def test_a_figure_is_text_coloured_and_described(frame, shown):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sslbook import lie, losses, metrics, models
-from sslbook.papers import geometry_theory as theory
+from sslbook.papers.geometry import theory
 
 
 def views(n=64, d=16, noise=1.0, seed=0):

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from sslbook import cli, data, runs, training
+from sslbook import cli, data, files, hardware, papers, runs, training
 from sslbook.models import ResNet
-from sslbook.papers import geometry
+from sslbook.papers.geometry import PAPER
+from sslbook.papers.paper import Paper, Planned
 from tests.test_training import tiny
 
 POINTS = str(Path(__file__).parents[1] / "notebooks" / "matching-gap" / "points.ipynb")
@@ -29,7 +30,7 @@ def test_a_run_is_trained_once_and_found_again(folder):
     written = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     again = runs.ensure(tiny(), device="cpu")
     assert again.path == run.path and {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == written
-    assert not training.checkpoints(run.path)
+    assert not files.checkpoints(run.path)
     assert set(run.provenance) >= {"hardware", "precision", "threads", "torch", "commit", "date", "seconds"}
 
 
@@ -38,16 +39,15 @@ def test_the_speed_of_a_run_is_recorded(folder, monkeypatch):
     facts = runs.ensure(config, device="cpu").provenance
     assert 0.5 * 96 * 8 / facts["seconds"] < facts["images_per_second"] and facts["share_of_peak"] is None
     assert facts["processes"] == 1
-    images = data.load_train(config.data).images
-    monkeypatch.setitem(runs._PEAK, runs.hardware("cpu"), training.flop(config, (3, 32, 32)) * 1000)
-    assert runs._speed(config, images, "cpu", 250.04) == {"images_per_second": 250.0, "share_of_peak": 0.25}
-    assert runs._speed(config, images, "cpu", None) == {"images_per_second": None, "share_of_peak": None}
+    monkeypatch.setitem(hardware.PEAK, hardware.name("cpu"), training.flop(config) * 1000)
+    assert runs._speed(config, "cpu", 250.04) == {"images_per_second": 250.0, "share_of_peak": 0.25}
+    assert runs._speed(config, "cpu", None) == {"images_per_second": None, "share_of_peak": None}
 
 
 def test_the_history_survives_its_file_exactly(folder):
     config = tiny()
     run = runs.ensure(config, device="cpu")
-    direct, *_ = training.train(config, data.load_train(config.data).images, folder / "direct")
+    direct, *_ = training.train(config, data.load_train(config.data), folder / "direct")
     assert run.history.equals(pd.DataFrame(direct))
 
 
@@ -139,7 +139,7 @@ def test_measurements_of_another_version_are_made_anew(folder):
         (["notebook", "x.ipynb", "-p", "profile", "smoke"], "-p takes no profile: `sslbook notebook PATH --profile"),
         (
             ["notebook", POINTS, "--profile", "smoke", "-p", "seeds", "5"],
-            "points.ipynb stopped in cell 3 with ValueError: seeds is 5; allowed",
+            "seeds is 5; points.ipynb takes list[int] or None.",
         ),
     ],
 )
@@ -153,7 +153,7 @@ def test_a_failure_is_one_sentence_and_an_exit_code(folder, capsys, arguments, s
 def test_paper_scale_without_a_gpu_is_refused_with_its_cost(folder, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["run", "--profile", "paper"]) == 1
-    assert cli.main(["run", "--profile", "paper", "--id", geometry.configs("main", "paper")[0].id]) == 1
+    assert cli.main(["run", "--profile", "paper", "--id", PAPER.plan("main", "paper")[0].config.id]) == 1
     assert "hours on a fast GPU" in capsys.readouterr().err and not folder.exists()
 
 
@@ -170,22 +170,22 @@ def test_missing_data_and_a_full_disk_are_named(folder, capsys, monkeypatch, tmp
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training, "write_whole", full)
+    monkeypatch.setattr(files, "write_whole", full)
     assert cli.main(["run", "--profile", "smoke", "--seeds", "1"]) == 1
     assert "No space left on device" in capsys.readouterr().err
 
 
 def test_the_command_line_lists_trains_and_reports(folder, capsys, monkeypatch):
-    monkeypatch.setattr(geometry, "configs", lambda *options: [tiny(encoder=ResNet(8, (1,)))])
-    monkeypatch.setattr(geometry, "measure", lambda run, device: None)
+    plan = {"main": lambda profile: [Planned(tiny(encoder=ResNet(8, (1,))), {"size": "tiny"})]}
+    small = Paper("small", "Small", plan, lambda run, device: ({"n": torch.ones(())} for _ in run.snapshots), None, ())
+    monkeypatch.setattr(papers, "names", lambda: ["small"])
+    monkeypatch.setattr(papers, "paper", lambda name: small)
     assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0
     assert "missing" in capsys.readouterr().out
     assert cli.main(["run", "--profile", "smoke", "--time-limit", "0"]) == cli.STOPPED
     assert "continues from there" in capsys.readouterr().err
     assert cli.main(["status"]) == 0
-    assert re.search(
-        r"shapes large SimCLR .* seed \d+  stopped or running, checkpoint of epoch 1", capsys.readouterr().out
-    )
+    assert re.search(r"shapes SimCLR .* seed \d+  stopped or running, checkpoint of epoch 1", capsys.readouterr().out)
     assert cli.main(["run", "--profile", "smoke", "--ship"]) == 0
     assert cli.main(["status"]) == 0 and "finished" in capsys.readouterr().out
     assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0 and capsys.readouterr().out.count("missing") == 0

@@ -12,11 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from sslbook import data, runs, training
+from sslbook import data, files, hardware, runs, training
 from sslbook.data import Data
-from sslbook.methods import SimCLR
+from sslbook.methods import Batch, SimCLR
 from sslbook.models import ResNet
-from sslbook.optim import Optim
+from sslbook.optim import LARS, SGD, Adam
 from tests.test_config import example
 
 TINY = dict(data=Data("shapes", 96), encoder=ResNet(8, (1, 1)), method=SimCLR(widths=(4,)), batch_size=32, snapshots=2)
@@ -28,7 +28,7 @@ def tiny(**changes):
 
 @pytest.fixture
 def images():
-    return data.load_train(TINY["data"]).images
+    return data.load_train(TINY["data"])
 
 
 def weights(path):
@@ -45,43 +45,43 @@ def test_history_and_snapshots_are_what_was_declared(tmp_path, images):
     assert [row["epoch"] for row in history] == [1, 2, 3, 4] and all(np.isfinite(row["loss"]) for row in history)
     assert history[-1]["learning_rate"] == config.optim.learning_rate_at(11, 12)
     assert {p.stem for p in (tmp_path / "snapshots").iterdir()} == {"00000", "00002", "00004"}
-    initial = training.build(config, 3, data.channel_statistics(images)).state_dict()
-    assert same(weights(training.snapshot_path(tmp_path, 0)), initial)
+    initial = training.build(config, data.channel_statistics(images.images)).state_dict()
+    assert same(weights(files.snapshot_path(tmp_path, 0)), initial)
 
 
 def test_the_loop_is_the_textbook_loop(tmp_path, images):
     """One epoch against a plain transcription: permutation, views, loss, backward, step."""
     config = tiny(epochs=1)
     training.train(config, images, tmp_path)
-    method = training.build(config, 3, data.channel_statistics(images)).to(memory_format=torch.channels_last)
+    method = training.build(config, data.channel_statistics(images.images)).to(memory_format=torch.channels_last)
     optimizer = config.optim.build(method)
     generator = torch.Generator()
     generator.manual_seed(int(np.random.SeedSequence([config.seed, 1]).generate_state(1, np.uint64)[0] >> 1))
     order = torch.randperm(96, generator=generator)
     for step in range(3):
-        batch = images[order[32 * step : 32 * (step + 1)]]
-        views = config.views(torch.cat([batch, batch]), generator).view(2, 32, 3, 32, 32)
+        batch = images.subset(order[32 * step : 32 * (step + 1)])
+        views = config.views(torch.cat([batch.images, batch.images]), generator).view(2, 32, 3, 32, 32)
         optimizer.zero_grad()
-        with training.autocast("cpu"):
-            loss, _ = method.loss(views)
+        with hardware.autocast("cpu"):
+            loss, _ = method.loss(Batch(views, batch.fine, (), torch.tensor((step + 1) / 3)))
         loss.backward()
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = config.optim.learning_rate_at(step, 3)
         optimizer.step()
-    assert same(weights(training.snapshot_path(tmp_path, 1)), method.state_dict())
+    assert same(weights(files.snapshot_path(tmp_path, 1)), method.state_dict())
 
 
 def test_the_same_configuration_gives_the_same_bits_and_another_seed_others(tmp_path, images):
     results = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         history, *_ = training.train(tiny(seed=seed), images, tmp_path / name)
-        results.append((history, weights(training.snapshot_path(tmp_path / name, 4))))
+        results.append((history, weights(files.snapshot_path(tmp_path / name, 4))))
     assert results[0][0] == results[1][0] and same(results[0][1], results[1][1])
     assert results[0][0] != results[2][0]
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+@pytest.mark.parametrize("optimizer", [LARS(learning_rate=1.0), Adam(weight_decay=1e-2)], ids=["lars", "adam"])
 def test_a_stopped_run_continues_to_the_same_bits(tmp_path, images, optimizer):
-    config = tiny(optim=Optim(optimizer, learning_rate=1.0 if optimizer == "lars" else 1e-3))
+    config = tiny(optim=optimizer)
     whole, *_ = training.train(config, images, tmp_path / "whole")
     parts, stops = None, 0
     while parts is None:
@@ -90,7 +90,7 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path, images, optimizer):
         except training.TimeLimit:
             stops += 1
     assert stops == 3 and parts == whole
-    assert same(*(weights(training.snapshot_path(tmp_path / name, 4)) for name in ("whole", "parts")))
+    assert same(*(weights(files.snapshot_path(tmp_path / name, 4)) for name in ("whole", "parts")))
 
 
 KILLED = """
@@ -156,7 +156,7 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, images):
     config = tiny()
     whole, *_ = training.train(config, images, tmp_path / "whole")
     stop_after(config, images, tmp_path / "torn", 3)
-    kept = training.checkpoints(tmp_path / "torn")
+    kept = files.checkpoints(tmp_path / "torn")
     assert [path.stem for path in kept] == ["checkpoint-00003", "checkpoint-00002"]
     kept[0].write_bytes(kept[0].read_bytes()[:-100])
     with pytest.warns(UserWarning, match="checkpoint-00003.*torn or altered; falling back"):
@@ -166,16 +166,16 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, images):
 
 def test_torn_checkpoints_do_not_crowd_out_the_good_ones(tmp_path, images):
     stop_after(tiny(), images, tmp_path, 3)
-    for path in training.checkpoints(tmp_path):
+    for path in files.checkpoints(tmp_path):
         path.write_bytes(b"torn" * 20)
     with pytest.warns(UserWarning, match="torn or altered"):
         stop_after(tiny(), images, tmp_path, 2)
-    assert [path.stem for path in training.checkpoints(tmp_path)] == ["checkpoint-00002", "checkpoint-00001"]
+    assert [path.stem for path in files.checkpoints(tmp_path)] == ["checkpoint-00002", "checkpoint-00001"]
 
 
 def test_one_altered_bit_is_noticed(tmp_path, images):
     stop_after(tiny(), images, tmp_path, 1)
-    (checkpoint,) = training.checkpoints(tmp_path)
+    (checkpoint,) = files.checkpoints(tmp_path)
     content = bytearray(checkpoint.read_bytes())
     content[len(content) // 2] ^= 1
     checkpoint.write_bytes(content)
@@ -186,14 +186,16 @@ def test_one_altered_bit_is_noticed(tmp_path, images):
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, images, monkeypatch):
-    config = tiny(optim=Optim("sgd", learning_rate=1e-3, warmup=0.0))
+    config = tiny(optim=SGD(learning_rate=1e-3, warmup=0.0))
     stop_after(config, images, tmp_path, 1)
-    kept = training.checkpoints(tmp_path)[0].read_bytes()
+    kept = files.checkpoints(tmp_path)[0].read_bytes()
     healthy = SimCLR.pair_loss
     monkeypatch.setattr(SimCLR, "pair_loss", lambda self, a, b: healthy(self, a, b) * float("nan"))
-    with pytest.raises(training.Diverged, match=r"became nan at epoch 2, step 1 of 3.* learning rate than 0.001"):
+    with pytest.raises(
+        training.Diverged, match=r"The loss became nan at epoch 2, step 1 of 3.* learning rate than 0.001"
+    ):
         training.train(config, images, tmp_path)
-    assert training.checkpoints(tmp_path)[0].read_bytes() == kept
+    assert files.checkpoints(tmp_path)[0].read_bytes() == kept
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path, images):
@@ -203,7 +205,7 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path, images):
 
 def test_no_epochs_keep_the_initial_weights(tmp_path, images):
     history, *_ = training.train(tiny(epochs=0), images, tmp_path)
-    assert history == [] and training.snapshot_path(tmp_path, 0).exists()
+    assert history == [] and files.snapshot_path(tmp_path, 0).exists()
 
 
 def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -215,7 +217,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        training.write_whole(path, b"after")
+        files.write_whole(path, b"after")
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 
 
@@ -229,7 +231,7 @@ for epochs in (3, 21):
     config = tiny(
         data=data.Data("shapes", 16), batch_size=16, encoder=ResNet(32, (1, 1, 1, 1)), epochs=epochs, snapshots=epochs
     )
-    training.train(config, data.load_train(config.data).images, folder / str(epochs), checkpoint_seconds=0)
+    training.train(config, data.load_train(config.data), folder / str(epochs), checkpoint_seconds=0)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -243,8 +245,11 @@ def test_memory_does_not_grow_with_epochs_and_snapshots(tmp_path):
 
 
 def test_floating_point_operations_of_resnet_18():
-    """Two views, a forward pass and twice as much backwards, two operations for each of 0.5554e9 multiply-adds."""
-    assert training.flop(tiny(encoder=ResNet()), (3, 32, 32)) == pytest.approx(2 * 3 * 2 * 0.5554e9, rel=1e-4)
+    """Two views, a forward pass and twice as much backwards, two operations for each of 0.5554e9 multiply-adds.
+
+    Less the gradient of the first layer by the images, 64 · 27 · 32² multiply-adds a view, and more by the projector's.
+    """
+    assert training.flop(tiny(encoder=ResNet())) == pytest.approx(2 * 3 * 2 * 0.5554e9, rel=5e-3)
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -252,7 +257,9 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 def stepper(config, images, device):
     """The method, and `train`'s step on all images as a function of the views' generator and the learning rate."""
-    method = training.build(config, 3, data.channel_statistics(images)).to(device, memory_format=torch.channels_last)
+    method = training.build(config, data.channel_statistics(images.images)).to(
+        device, memory_format=torch.channels_last
+    )
     step = training._step(config, method, config.optim.build(method), images.to(device), device)
     everything = torch.arange(len(images), device=device)
     return method, lambda generator, learning_rate: step(everything, generator, learning_rate, 1.0)[0]
@@ -282,17 +289,17 @@ def test_successive_steps_draw_different_views_and_a_seed_the_same(images, devic
 )
 def test_a_step_is_that_of_float64(images, monkeypatch, device, half, tolerance):
     """Loss, and w − w' = gradient, for the same draws, in float32 and in bfloat16."""
-    monkeypatch.setattr(training, "uses_bfloat16", lambda device: half)
-    config = tiny(optim=Optim("sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0))
+    monkeypatch.setattr(hardware, "uses_bfloat16", lambda device: half)
+    config = tiny(optim=SGD(learning_rate=1.0, momentum=0.0, weight_decay=0.0))
     method, step = stepper(config, images, device)
     before = flat(method.parameters())
     loss = step(seeded(device), 1.0)
     moved = (before - flat(method.parameters())).double().cpu()
 
-    exact = training.build(config, 3, data.channel_statistics(images)).double()
+    exact = training.build(config, data.channel_statistics(images.images)).double()
     draws = config.views.draw(192, (32, 32), seeded(device), device)
-    views = config.views.apply(images.repeat(2, 1, 1, 1), draws._make(draw.cpu() for draw in draws))
-    value, _ = exact.loss(views.double().unflatten(0, (2, -1)))
+    views = config.views.apply(images.images.repeat(2, 1, 1, 1), draws._make(draw.cpu() for draw in draws))
+    value, _ = exact.loss(Batch(views.double().unflatten(0, (2, -1)), images.fine, (), torch.tensor(1.0)))
     gradient = flat(torch.autograd.grad(value, list(exact.parameters())))
     assert loss.item() == pytest.approx(value.item(), rel=tolerance / 100)
     assert (moved - gradient).norm() < tolerance * gradient.norm()

@@ -257,3 +257,12 @@ def test_an_unknown_policy_and_images_of_another_kind_are_named_in_a_sentence():
         STILL(torch.rand(4, 3, 8, 8))
     with pytest.raises(ValueError, match=r"of shape \(4, 2, 8, 8\)"):
         STILL(torch.zeros(4, 2, 8, 8, dtype=torch.uint8))
+
+
+def test_a_vertical_mirror_turns_images_upside_down_and_leaves_the_other_draws_alone():
+    x = images()
+    assert torch.equal(STILL.replace(vertical=1.0)(x, seeded()), x.flip(2).float() / 255)
+    half = EVERYTHING.replace(vertical=0.5)
+    plain, mirrored = (policy.draw(4000, (32, 32), seeded()) for policy in (EVERYTHING, half))
+    assert all(torch.equal(a, b) for a, b in zip(plain[:-1], mirrored[:-1], strict=True))
+    assert not plain.vertical.any() and abs(mirrored.vertical.float().mean() - 0.5) < 0.03

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sslbook import data, lie, views, widgets
-from sslbook.papers import geometry
+from sslbook.papers.geometry import PAPER, STRENGTHS
 from sslbook.widgets import augmentation_strength, one_or_many, orbits, training_scrubbed, weights_on_negatives
 
 EXPLORERS = [thing for thing in vars(widgets).values() if inspect.isclass(thing) and thing is not widgets.Explorer]
@@ -177,14 +177,14 @@ def test_rank_of_a_turned_pixel_is_that_of_figure_10(reach):
 def test_scrubbed_numbers_are_means_and_deviations_over_the_seeds_of_the_records():
     explorer = widgets.TrainingScrubbed(measure="20-NN accuracy (Fig. 1)", epoch=8)
     found = training_scrubbed._shipped()
-    for strength in geometry.STRENGTHS:
-        values = [float(geometry.measure(run)["knn"][-1]) for run in found if run.config.views.name == strength]
+    for strength in STRENGTHS:
+        values = [float(PAPER.arrays(run)["knn"][-1]) for run, labels in found if labels["strength"] == strength]
         mean = sum(values) / len(values)
         deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
         assert explorer.exact[strength] == pytest.approx(mean, abs=1e-9)
         assert explorer.exact[f"{strength}_deviation"] == pytest.approx(deviation, abs=1e-9)
     with pytest.raises(ValueError, match=r"The runs are of large, small; all strengths are needed\."):
-        widgets.TrainingScrubbed([run for run in found if run.config.views.name != "moderate"])
+        widgets.TrainingScrubbed([each for each in found if each.labels["strength"] != "moderate"])
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,6 +1,7 @@
 """What the pages of the book are made of besides their text.
 
-A page under `notebooks/` is read from its executed copy, so that buttons lead to the clean source. Elsewhere
+A page under `notebooks/` is read from its executed copy, so that buttons lead to the clean source, and the answers kept
+there stand in the place of the `{eval}` roles in its text. Elsewhere
 
 - `{{ executed notebooks }}` becomes the table of executed copies,
 - `{{ figure notebooks/a/b#name }}` the figure that `plotting.show` displayed under that name in an executed copy,
@@ -8,17 +9,18 @@ A page under `notebooks/` is read from its executed copy, so that buttons lead t
   its name, as in `{{ scoreboard geometry }}`,
 - `{{ verdicts }}` the tables of claims and of the tests and runs that decide them,
 - `{{ verdict id }}` a claim and its verdict,
-- `{{ functions of sslbook.x }}` the documentation of that module, its docstrings read as Markdown,
+- `{{ functions of sslbook.x }}` the documentation of that module, its docstrings read as Markdown; `papers` for x gives
+  that of the modules of all papers,
 - `{{ repository }}` the address of the repository in `_config.yml`.
 """
 
+import ast
 import functools
 import html
 import importlib
+import importlib.util
 import inspect
-import itertools
 import json
-import math
 import os
 import pkgutil
 import re
@@ -68,6 +70,8 @@ def read_page(app, docname, source):
                     cell["metadata"]["tags"].append("remove-cell")
                 for output in cell.get("outputs", []):
                     polish(output)
+                if cell["cell_type"] == "markdown":
+                    cell["source"] = answered(docname, cell)
             notebook["cells"].append({"cell_type": "markdown", "id": "cost", "metadata": {}, "source": cost(notebook)})
             source[0] = json.dumps(notebook)
         return
@@ -75,12 +79,38 @@ def read_page(app, docname, source):
 
 
 def polish(output):
-    """No empty heads in the tables of pandas, and a true minus in the numbers that a run puts into the text."""
+    """No empty heads in the tables of pandas."""
     data = output.get("data", {})
     if "text/html" in data:
         data["text/html"] = "".join(data["text/html"]).replace("<th></th>", "<td></td>")
-    if "scrapbook" in output.get("metadata", {}):
-        data |= {kind: re.sub(r"(?<!\w)-(?=\d)", "−", "".join(text)) for kind, text in data.items()}
+
+
+def true_minus(text):
+    return re.sub(r"(?<!\w)-(?=\d)", "−", text)
+
+
+def answered(docname, cell):
+    """The text of a Markdown cell with the kernel's answers, which are read as Markdown too, instead of its roles."""
+    text = "".join(cell["source"])
+    stored = {answer["expression"]: answer["result"] for answer in cell["metadata"].get("user_expressions", [])}
+    for place, expression in reversed(library("pages").roles(text)):
+        before, role, after = text[: place.start], text[place], text[place.stop :]
+        answer = stored.get(expression, {}).get("data", {}).get("text/plain")
+        if answer is None:
+            LOGGER.warning("the executed copy of %s has no answer to %s", docname, role, location=docname)
+        starts_a_list = re.search(r"^\s*$", before.rpartition("\n")[2]) and re.match(r"[.)]\s", after)
+        text = before + shown(answer or "") + ("\\" if starts_a_list else "") + after
+    return text
+
+
+def shown(answer):
+    """What the kernel prints of a value: a string without its quotes, a number of numpy as one of Python."""
+    answer = re.sub(r"^np\.\w+\(([^()]*)\)$", r"\1", "".join(answer))
+    try:
+        value = ast.literal_eval(answer)
+    except (ValueError, SyntaxError):
+        value = None
+    return true_minus(value if isinstance(value, str) else answer)
 
 
 def executed(app, docname):
@@ -149,8 +179,16 @@ def figure(app, address):
 @functools.cache
 def judged():
     """The verdicts by paper."""
-    found = importlib.import_module("sslbook.claims").verdicts(profile().split("-")[0])
-    return {paper: list(of_paper) for paper, of_paper in itertools.groupby(found, lambda v: v.claim.paper)}
+    return library("papers").verdicts(scale())
+
+
+def library(name):
+    """A module of the library, which is on the path once the configuration is read."""
+    return importlib.import_module(f"sslbook.{name}")
+
+
+def scale():
+    return profile().split("-")[0]
 
 
 def badge(status, text):
@@ -181,8 +219,7 @@ def folder(paper):
 
 
 def title(paper):
-    """The title of a paper, with which the docstring of its module begins."""
-    return importlib.import_module(f"sslbook.papers.{paper}").__doc__.split(" (")[0]
+    return library("papers").paper(paper).title
 
 
 def link(app, docname, text):
@@ -192,63 +229,50 @@ def link(app, docname, text):
 
 def verdicts(app, _):
     """For each paper the claims with their verdicts, the tests behind them, and the runs behind these."""
-    return "\n\n".join(
-        f"## {title(paper)}\n\n{claim_table(app, found)}\n\n### The tests behind the verdicts\n\n{test_table(found)}"
-        f"\n\n{run_list(paper, found)}"
+    tests = "### The tests behind the verdicts"
+    parts = (
+        (f"## {title(paper)}", claim_table(app, paper, found), tests, test_table(found), run_list(paper, found))
         for paper, found in judged().items()
     )
+    return "\n\n".join(map("\n\n".join, parts))
 
 
-def claim_table(app, found):
-    rows = ["| Claim | Verdict | Value | Runs |", "|---|---|---|---|"]
+def claim_table(app, paper, found):
+    lines = ["| Claim | Verdict | Value | Runs |", "|---|---|---|---|"]
     for v in found:
-        where = link(app, f"notebooks/{folder(v.claim.paper)}/{v.claim.page}", v.claim.where)
-        value = measured(v.outcomes[0]) if v.outcomes else number(v.violation)
-        limit = v.outcomes[0].test.threshold if v.outcomes else v.claim.threshold
-        rows.append(
+        first = library("ledger").rows([v])[0]
+        where = link(app, f"notebooks/{folder(paper)}/{v.claim.page}", v.claim.where)
+        value = f"{true_minus(first.value())}; must exceed {true_minus(first.limit())}" if first.value() else ""
+        lines.append(
             f"| {plain(v.claim.says)} ({where}) `{v.claim.id}` | {badge(v.status, f'<strong>{v.status}</strong>')} "
-            f"| {f'{value}; must exceed {number(limit)}' if value else ''} | {len(v.runs) or ''} |"
+            f"| {value} | {len(v.runs) or ''} |"
         )
-    return "\n".join(rows)
+    return "\n".join(lines)
 
 
 def test_table(found):
-    rows = ["| Claim | Test | Mean (95 % interval) | Must exceed | Seeds | State |", "|---|---|---|---|---|---|"]
-    for v in found:
-        for o in v.outcomes:
-            limit = number(o.test.threshold)
-            rows.append(f"| `{v.claim.id}` | {plain(o.test.says)} | {measured(o)} | {limit} | {o.seeds} | {o.state} |")
-        if v.violation is not None:
-            size, limit = number(v.violation), number(v.claim.threshold)
-            rows.append(f"| `{v.claim.id}` | violation by the counter-example | {size} | {limit} | | |")
-        if v.claim.reason:
-            rows.append(f"| `{v.claim.id}` | none: {plain(v.claim.reason)} | | | | |")
-    return "\n".join(rows)
+    lines = ["| Claim | Test | Mean (95 % interval) | Must exceed | Seeds | State |", "|---|---|---|---|---|---|"]
+    for row in library("ledger").rows(found):
+        value, limit = true_minus(row.value()), true_minus(row.limit())
+        about = plain(row.test if row.value() else f"none: {row.test}")
+        lines.append(f"| `{row.claim.id}` | {about} | {value} | {limit} | {row.seeds or ''} | {row.state or ''} |")
+    return "\n".join(lines)
 
 
 def run_list(paper, found):
-    """The runs behind the verdicts on a paper: what made them, and their identities."""
-    papers, scale = importlib.import_module("sslbook.papers"), profile().split("-")[0]
-    ids = {id for v in found for id in v.runs}
-    configs = [config for config in papers.module(paper).configs("main", scale) if config.id in ids]
-    if not configs:
+    """The runs behind the verdicts on a paper, figure by figure: what made them, and their identities."""
+    papers = library("papers")
+    figures = dict.fromkeys(v.claim.evidence.figure for v in found if v.runs)
+    if not figures:
         return "No runs at this scale decide a claim."
-    runs = [importlib.import_module("sslbook.runs").find(config) for config in configs]
-    lines = [f"- `{config.id}` {plain(papers.describe(config))}" for config in configs]
-    return (
-        f":::{{dropdown}} The {len(runs)} runs behind these verdicts\n{papers.facts(runs, scale).line}\n\n"
-        + "\n".join(lines)
-        + "\n:::"
-    )
-
-
-def measured(outcome):
-    interval = f" ({number(outcome.low)} to {number(outcome.high)})" if math.isfinite(outcome.low) else ""
-    return number(outcome.mean) + interval
-
-
-def number(value):
-    return "" if value is None else f"{value:.3g}".replace("-", "−")
+    parts = []
+    for figure in figures:
+        runs = papers.paper(paper).find(papers.paper(paper).plan(figure, scale()))
+        lines = [f"- `{run.config.id}` {plain(papers.describe(run.config, labels))}" for run, labels in runs]
+        about = "" if figure == "main" else f" (`{figure}`)"
+        head = f":::{{dropdown}} {len(runs)} runs behind these verdicts{about}"
+        parts.append(f"{head}\n{papers.facts(runs, scale()).line}\n\n" + "\n".join(lines) + "\n:::")
+    return "\n\n".join(parts)
 
 
 def plain(text):
@@ -257,7 +281,18 @@ def plain(text):
 
 
 def document(app, name):
-    """The public functions and classes of a module (and of a package's modules) as MyST directives."""
+    """The public functions and classes of a module (and of a package's modules) as MyST directives.
+
+    Of "papers", those of every paper's modules, each under a heading.
+    """
+    if name == "papers":
+        known = [
+            f"sslbook.papers.{paper}.{part}"
+            for paper in library(name).names()
+            for part in ("plan", "measure", "theory")
+        ]
+        there = [module for module in known if importlib.util.find_spec(module)]
+        return "\n\n".join(f"## `{module}`\n\n{document(app, module)}" for module in there)
     module = importlib.import_module(name)
     parts = [inspect.getdoc(module) or ""]
     app.env.note_dependency(module.__file__)

@@ -3,35 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslbook.config import Part, require
+from sslbook.data import Info
+from sslbook.methods.method import Method
 from sslbook.models import Encoder, projector
-
-
-class Method(nn.Module):
-    """What the training loop knows. `after_step` is called with the share of training done, in (0, 1].
-
-    Where several processes share a batch, `loss` gets the views of one of them; what it compares or averages over the
-    batch must have passed through `gather`, and is then the same in all.
-    """
-
-    views = 2
-
-    def loss(self, views: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of `views (k, N, C, H, W)` in [0, 1], and scalars to log."""
-        raise NotImplementedError(f"{type(self).__name__} defines no loss.")
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Features `h (N, D)` of `images (N, C, H, W)` in [0, 1]."""
-        raise NotImplementedError(f"{type(self).__name__} defines no features.")
-
-    def gather(self, z: Tensor) -> Tensor:
-        """The rows of the whole batch, of which `z` are those of this process; alone, they are `z`."""
-        return z
-
-    def after_step(self, progress: float) -> None:
-        """Update what is not learnt by gradient."""
 
 
 class JointEmbedding(Method):
@@ -41,8 +18,8 @@ class JointEmbedding(Method):
         super().__init__()
         self.encoder, self.projector, self.pair_loss = encoder, projector(encoder.dim, widths), pair_loss
 
-    def loss(self, views):
-        z1, z2 = self.projector(self.encoder(views.flatten(0, 1))).chunk(2)
+    def loss(self, batch):
+        z1, z2 = self.projector(self.encoder(batch.views.flatten(0, 1))).chunk(2)
         return self.pair_loss(self.gather(z1), self.gather(z2)), {}
 
     def encode(self, images):
@@ -51,22 +28,20 @@ class JointEmbedding(Method):
 
 @dataclass(frozen=True)
 class Pairwise(Part):
-    """Base of the parts whose method is a `JointEmbedding`: a projector of `widths` and a `pair_loss`."""
+    """Base of the parts whose method is a `JointEmbedding`: a projector of `widths` and a `pair_loss`.
+
+    Without widths there is no head: the loss acts on the features.
+    """
 
     widths: tuple[int, ...] = (128,)
 
     def validate(self):
         require(
-            len(self.widths) > 0 and min(self.widths) >= 1,
-            f"{type(self).__name__}.widths is {self.widths}; it must list the width of at least one layer.",
+            all(width >= 1 for width in self.widths),
+            f"{type(self).__name__}.widths is {self.widths}; each must be at least 1.",
         )
 
-    @property
-    def name(self) -> str:
-        """What pages call the loss."""
-        return type(self).__name__
-
-    def build(self, encoder: Encoder) -> JointEmbedding:
+    def build(self, encoder: Encoder, about: Info) -> JointEmbedding:
         """The method around `encoder`, with PyTorch's default initialisation."""
         return JointEmbedding(encoder, self.widths, self.pair_loss)
 

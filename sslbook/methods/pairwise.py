@@ -23,10 +23,6 @@ class SimCLR(Pairwise, slot="method"):
         super().validate()
         require(self.beta > 0, f"SimCLR.beta is {self.beta}; it must be positive.")
 
-    @property
-    def name(self):
-        return {"info_nce": "InfoNCE", "nt_xent": "NT-Xent", "cross_view": "cross-view InfoNCE"}[self.loss]
-
     def pair_loss(self, z1, z2):
         if self.loss == "info_nce":
             return losses.info_nce(z1, z2, beta=self.beta, symmetric=True)
@@ -43,10 +39,6 @@ class MatchingGap(Pairwise, slot="method"):
     def validate(self):
         super().validate()
         require(self.epsilon >= 0, f"MatchingGap.epsilon is {self.epsilon}; it must be at least 0.")
-
-    @property
-    def name(self):
-        return "matching gap"
 
     def pair_loss(self, z1, z2):
         return losses.matching_gap(z1, z2, epsilon=self.epsilon)

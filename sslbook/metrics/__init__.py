@@ -12,7 +12,7 @@ from sslbook.metrics.manifold import (
 )
 from sslbook.metrics.neighbors import agreement_limit, knn_accuracy, label_agreement, two_nn
 from sslbook.metrics.nnk import Neighborhood, nnk
-from sslbook.metrics.probes import linear_probe
+from sslbook.metrics.probes import linear_probe, mlp_probe, ridge_probe
 from sslbook.metrics.similarity import alignment, cka, neighborhood_overlap, uniformity
 from sslbook.metrics.spectrum import (
     alpha_req,
@@ -24,6 +24,7 @@ from sslbook.metrics.spectrum import (
     singular_values,
     unexplained_variance,
 )
+from sslbook.metrics.style import augmentation_factors, stroke_factors
 
 __all__ = [
     "Neighborhood",
@@ -34,6 +35,7 @@ __all__ = [
     "agreement_limit",
     "alignment",
     "alpha_req",
+    "augmentation_factors",
     "cka",
     "diameter",
     "effective_rank",
@@ -42,13 +44,16 @@ __all__ = [
     "label_agreement",
     "linear_probe",
     "local_dimension",
+    "mlp_probe",
     "neighbor_count",
     "neighborhood_overlap",
     "nnk",
     "pca_unexplained",
     "rank",
     "rankme",
+    "ridge_probe",
     "singular_values",
+    "stroke_factors",
     "tangents",
     "two_nn",
     "unexplained_variance",

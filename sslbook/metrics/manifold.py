@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslbook.config import require
-from sslbook.metrics.neighbors import require_features, single
+from sslbook.config import require, require_number
+from sslbook.metrics.neighbors import matched
 from sslbook.metrics.nnk import Neighborhood
+from sslbook.tensors import finite, promoted
 
 SHARE = 0.1
 """Least eigenvalue of a neighbourhood that counts, as a share of its largest."""
@@ -22,8 +23,8 @@ _CHUNK = 2**20
 
 
 class Tangents(NamedTuple):
-    """Q subspaces of dimension d_i: `dimension` (Q,); `basis` (Σ d_i, D), the orthonormal rows first_i … first_i + d_i − 1
-    for subspace i; `first` (Q,).
+    """Q subspaces of dimension d_i: `dimension` (Q,); `first` (Q,); `basis` (Σ d_i, D), for subspace i the orthonormal
+    rows first_i … first_i + d_i − 1.
     """
 
     basis: Tensor
@@ -39,11 +40,11 @@ def neighbor_count(neighborhood: Neighborhood) -> Tensor:
 @torch.no_grad()
 def diameter(neighborhood: Neighborhood, candidates: Tensor) -> Tensor:
     """max ‖x_j − x_l‖ over the NNK neighbours of each query (Q,), in [0, 2] for unit features; 0 for one or none."""
-    require_features(candidates=candidates)
-    found = single(candidates).new_zeros(len(neighborhood.indices))
+    candidates = promoted(finite("candidates", candidates, 2))
+    found = candidates.new_zeros(len(neighborhood.indices))
     for rows, index, inside in _chunks(neighborhood, len(candidates), candidates.shape[1]):
         # Around the first neighbour squares are small; the padding falls on it and adds no distance.
-        x = single(candidates[index])
+        x = candidates[index]
         x = (x - x[:, :1]) * inside[:, :, None]
         squared = x.square().sum(2)
         found[rows] = (squared[:, :, None] + squared[:, None] - 2 * x @ x.mT).amax((1, 2)).clamp(min=0).sqrt()
@@ -57,13 +58,12 @@ def tangents(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | N
     Centred on the query, so that n neighbours give up to n directions; the companion code centres on their mean.
     Dimension 0 if there is no neighbour, or only a copy of the query.
     """
-    candidates = queries if candidates is None else candidates
-    require_features(candidates=candidates, queries=queries)
+    candidates, queries = matched(candidates=queries if candidates is None else candidates, queries=queries)
     count = len(neighborhood.indices)
     require(len(queries) == count, f"There are {count} neighbourhoods for {len(queries)} queries.")
     basis, order, dimension = [], [], []
     for rows, index, inside in _chunks(neighborhood, len(candidates), queries.shape[1]):
-        delta = (single(candidates[index]) - queries[rows, None]) * inside[:, :, None]
+        delta = (candidates[index] - queries[rows, None]) * inside[:, :, None]
         values, vectors = torch.linalg.eigh(delta @ delta.mT)
         kept = (values >= SHARE * values[:, -1:]) & (values > 0)
         basis.append((vectors.mT @ delta / values[:, :, None].sqrt())[kept])
@@ -109,6 +109,7 @@ def affinity_random(own: Tangents, others: Tangents | None = None, *, seed: int 
     """`affinity` (Q,) with one random candidate each, never itself: the baseline of the other two."""
     count, most = len(own.dimension), len((others or own).dimension) - (others is None)
     require(most > 0, "There is one tangent; it needs another one.")
+    require_number("seed", seed, least=0, whole=True)
     draws = torch.randint(most, (count, 1), generator=torch.Generator().manual_seed(seed))
     index = draws if others else (draws + 1 + torch.arange(count)[:, None]) % count
     index = index.to(own.dimension.device)

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from scipy.optimize import nnls
 from torch import Tensor
 
-from sslbook.config import require
-from sslbook.metrics.neighbors import nearest, require_features, single
+from sslbook.config import require, require_choice, require_number
+from sslbook.metrics.neighbors import matched, nearest
+from sslbook.tensors import unit
 
 KERNELS = ("cosine", "linear", "gaussian")
 RELATIVE, ROUNDING = 1e-6, 1e-14
@@ -72,16 +73,16 @@ def nnk(
     **Raises** `ValueError` for bad input, `ArithmeticError` if a solution fails the certificate.
     """
     alone = candidates is None
-    require_features(queries=queries, **({} if alone else {"candidates": candidates}))
-    count = len(queries if alone else candidates)
-    require(1 <= k <= count - alone, f"k is {k}; it must lie in 1 … {count - alone}, the number of candidates.")
-    require(kernel in KERNELS, f'The kernel is "{kernel}"; it must be one of {", ".join(KERNELS)}.')
-    require(
-        bandwidth is not None and bandwidth > 0 if kernel == "gaussian" else bandwidth is None,
-        f'The bandwidth is {bandwidth}; the kernel "gaussian" needs a positive one, the others take none.',
-    )
-    features = single(queries if alone else torch.cat([candidates, queries]))
-    near = F.normalize(features) if kernel == "cosine" else features
+    queries, *rest = matched(queries=queries, **({} if alone else {"candidates": candidates}))
+    features = torch.cat([*rest, queries]) if rest else queries
+    count = len(rest[0] if rest else queries)
+    require_number("k", k, least=1, most=count - alone, whole=True)
+    require_choice("The kernel", kernel, KERNELS)
+    if kernel == "gaussian":
+        require_number("The bandwidth", bandwidth, above=0)
+    else:
+        require(bandwidth is None, f"The bandwidth is {bandwidth!r}; only the kernel 'gaussian' takes one.")
+    near = unit(features) if kernel == "cosine" else features
     near = near - near.mean(0)  # around their mean the search loses least
     own = torch.arange(len(features) - len(queries), len(features), device=features.device)[:, None]
     grow = 128 if features.is_cuda else 1
@@ -127,7 +128,7 @@ def _solve(kernels: Tensor, points, kernel: str) -> tuple[Tensor, Tensor]:
         if kernel == "gaussian":
             phi = _factor(kernels[i])
         else:
-            phi = points(i) if kernel == "linear" else F.pad(F.normalize(points(i)), (0, 1), value=1) / 2**0.5
+            phi = points(i) if kernel == "linear" else F.pad(unit(points(i)), (0, 1), value=1) / 2**0.5
             phi = phi / scale[i].sqrt()
         phi, center = phi[:-1] * first[i][:, None], phi[-1]
         weights[i] = torch.from_numpy(nnls(phi.T.cpu().numpy(), center.cpu().numpy(), maxiter=99 * len(phi))[0])

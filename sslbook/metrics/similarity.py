@@ -6,11 +6,11 @@ Every function raises `ValueError` for a shape or value that its docstring does 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sslbook.config import require
-from sslbook.metrics.neighbors import nearest, require_features, scores, single
+from sslbook.config import require, require_number
+from sslbook.metrics.neighbors import nearest, scores
+from sslbook.tensors import finite, promoted, unit
 
 
 @torch.no_grad()
@@ -19,8 +19,8 @@ def alignment(z1: Tensor, z2: Tensor) -> float:
 
     `z1` and `z2` are (N, D), normalised inside. Source: Wang and Isola 2020, Sec. 4.1, with their exponent 2.
     """
-    _require_pairs(z1=z1, z2=z2)
-    return float((F.normalize(z1.double()) - F.normalize(z2.double())).square().sum(1).mean())
+    z1, z2 = _pairs(z1=z1, z2=z2)
+    return float((unit(z1.double()) - unit(z2.double())).square().sum(1).mean())
 
 
 @torch.no_grad()
@@ -29,9 +29,9 @@ def uniformity(z: Tensor, *, t: float = 2.0) -> float:
 
     `z` is (N, D), normalised inside. Time is quadratic in N, memory linear. Source: Wang and Isola 2020, Sec. 4.1.
     """
-    require_features(z=z)
-    require(len(z) > 1 and t > 0, f"There are {len(z)} features and t is {t}; it takes two features and a t > 0.")
-    z = F.normalize(single(z))
+    z = unit(promoted(finite("z", z, 2)))
+    require(len(z) > 1, "There is one feature; a pair needs two.")
+    require_number("t", t, above=0)
     parts = [(2 * t * (score.double() - 1)).logsumexp((0, 1)) for _, score in scores(z, z, others=True)]
     return float(torch.stack(parts).logsumexp(0)) - math.log(len(z) * (len(z) - 1))
 
@@ -44,7 +44,7 @@ def cka(x: Tensor, y: Tensor) -> float:
     report its value for shuffled rows beside it. Source: Kornblith et al. 2019, Eq. 4, the biased form. Raises
     `ValueError` also if all features of one set are equal.
     """
-    _require_pairs(x=x, y=y, same=False)
+    x, y = _pairs(x=x, y=y, same=False)
     x, y = (z.double() - z.double().mean(0) for z in (x, y))
     own = (x.T @ x).norm() * (y.T @ y).norm()
     require(bool(own > 0), "All features of x or of y are equal; their alignment is undefined.")
@@ -57,19 +57,18 @@ def neighborhood_overlap(x: Tensor, y: Tensor, *, k: int = 10) -> float:
 
     `x` is (N, D1), `y` (N, D2). Unrelated features share k/(N − 1) on average.
     """
-    _require_pairs(x=x, y=y, same=False)
-    require(1 <= k < len(x), f"k is {k}; it must lie in 1 … {len(x) - 1}, the number of other features.")
-    x, y = F.normalize(single(x)), F.normalize(single(y))
+    x, y = map(unit, _pairs(x=x, y=y, same=False))
+    require_number("k", k, least=1, most=len(x) - 1, whole=True)
     graphs = zip(nearest(x, x, k, others=True), nearest(y, y, k, others=True))
     return sum(int((a[:, :, None] == b[:, None]).sum()) for (*_, a), (*_, b) in graphs) / (k * len(x))
 
 
-def _require_pairs(*, same: bool = True, **features: Tensor) -> None:
-    for name, x in features.items():
-        require_features(**{name: x})
-    (one, x), (two, y) = features.items()
+def _pairs(*, same: bool = True, **features: Tensor) -> list[Tensor]:
+    """Both features in float32 or float64; raises `ValueError` unless row i of both can be image i."""
+    (one, two), (x, y) = features, [promoted(finite(name, z, 2)) for name, z in features.items()]
     require(
         len(x) == len(y) and (not same or x.shape == y.shape),
         f"{one} and {two} have the shapes {tuple(x.shape)} and {tuple(y.shape)}; row i of both must be image i"
         + (", and D the same." if same else "."),
     )
+    return [x, y]

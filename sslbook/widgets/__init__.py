@@ -22,9 +22,9 @@ The script draws the same at once, from a closed form of at most ten lines or fr
       },
     });
 
-Labels, keys, touch, read-outs, colours (`var(--c0)` … as in `plotting.PALETTE`, `var(--small)` … as in
-`plotting.STRENGTH`) and the redrawing when Python has answered are in `base.js`, which stands in front of each script;
-its comments say what `explorer`, `axes` and `image` take. In a notebook: `Chord().show(caption=…, alt=…, made_by=…)`.
+Labels, keys, touch, read-outs, colours (`var(--c0)` … as in `plotting.PALETTE`, and those of the class's `colours`) and
+the redrawing when Python has answered are in `base.js`, which stands in front of each script; its comments say what
+`explorer`, `axes` and `image` take. In a notebook: `Chord().show(caption=…, alt=…, made_by=…)`.
 
 Where a kernel runs, each change of a parameter is answered by `compute`, whose numbers replace those of the script.
 The published page has no kernel; the script there is held to `compute` by tests at random parameters.

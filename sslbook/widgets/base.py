@@ -15,8 +15,6 @@ FOLDER = Path(__file__).parent
 ROOM = 210_000
 """Bytes of `data` that fit: in base64, with the scripts, a widget then takes at most 300 KB of its page."""
 
-COLOURS = plotting.STRENGTH | {f"c{i}": colour for i, colour in enumerate(plotting.PALETTE)}
-
 
 def slider(default: float, low: float, high: float, step: float, label: str, unit: str = ""):
     """A parameter from `low` to `high` in `step`s; an int if `default` is one. `unit` follows the value (" °")."""
@@ -33,12 +31,13 @@ def choice(default: str, options, label: str):
 class Explorer(anywidget.AnyWidget):
     """A picture and numbers that follow the parameters of a subclass. See `sslbook.widgets` for how to write one.
 
-    `numbers` labels what is read out. `data` is what the script draws from besides the parameters. `exact` is the
-    latest answer of `compute`, with the parameters that it answers under `at`. A parameter out of its range raises
-    `TraitError`, one between two steps `ValueError`.
+    `numbers` labels what is read out; `colours` names those that the script needs beside the palette's; `data` is what
+    it draws from besides the parameters. `exact` is the latest answer of `compute`, with the parameters that it answers
+    under `at`. A parameter out of its range raises `TraitError`, one between two steps `ValueError`.
     """
 
     numbers: ClassVar[dict[str, str]] = {}
+    colours: ClassVar[dict[str, str]] = {}
     labels = traitlets.List().tag(sync=True)
     controls = traitlets.List().tag(sync=True)
     data = traitlets.Bytes().tag(sync=True)
@@ -50,7 +49,8 @@ class Explorer(anywidget.AnyWidget):
             # A module that comes from a Blob cannot import a neighbour: the shared script goes in front of each.
             script = Path(inspect.getfile(cls)).with_suffix(".js")
             cls._esm = "\n".join(path.read_text("utf-8") for path in (FOLDER / "base.js", script))
-            colours = " ".join(f"--{name}: {colour};" for name, colour in COLOURS.items())
+            colours = cls.colours | {f"c{i}": colour for i, colour in enumerate(plotting.PALETTE)}
+            colours = " ".join(f"--{name}: {colour};" for name, colour in colours.items())
             cls._css = f".sslbook-explorer {{ {colours} }}\n" + (FOLDER / "base.css").read_text("utf-8")
         super().__init_subclass__(**kwargs)
 

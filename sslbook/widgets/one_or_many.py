@@ -8,7 +8,7 @@ import traitlets
 from matplotlib.collections import PolyCollection
 
 from sslbook import metrics, plotting
-from sslbook.papers import geometry_theory as theory
+from sslbook.papers.geometry import theory
 from sslbook.widgets.base import Explorer, choice, slider
 
 ANGLE = torch.arange(316).deg2rad()

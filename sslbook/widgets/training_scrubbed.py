@@ -6,9 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sslbook import plotting, runs
+from sslbook import plotting
 from sslbook.config import require
-from sslbook.papers import geometry
+from sslbook.papers.geometry import PAPER
+from sslbook.papers.geometry.plan import COLOURS, DASHES, STRENGTHS
+from sslbook.papers.paper import Finished
 from sslbook.widgets.base import Explorer, choice, slider
 
 CURVES = {
@@ -27,30 +29,30 @@ MEASURES = {
 
 
 @functools.cache
-def _shipped() -> tuple[runs.Run, ...]:
-    found = [runs.find(config) for config in geometry.configs("main", "laptop")]
-    require(None not in found, "Records of the main runs at `laptop` are missing; name the runs to show.")
-    return tuple(found)
+def _shipped() -> list[Finished]:
+    planned = PAPER.plan("main", "laptop")
+    found = PAPER.find(planned)
+    require(len(found) == len(planned), "Records of the main runs at `laptop` are missing; name the runs to show.")
+    return found
 
 
-@functools.lru_cache
-def _gather(found: tuple[runs.Run, ...]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def _gather(found: list[Finished]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Kept epochs (T,), means of each curve over seeds (T, 3, ·), means and deviations of each measure (T, 3, 2)."""
-    frame = geometry.scalars(list(found))
+    frame = PAPER.frame(found)
     names = set(frame.strength)
-    require(names >= set(geometry.STRENGTHS), f"The runs are of {', '.join(sorted(names))}; all strengths are needed.")
+    require(names >= set(STRENGTHS), f"The runs are of {', '.join(sorted(names))}; all strengths are needed.")
     curves = {}
     for curve in CURVES.values():
         means = []
-        for strength in geometry.STRENGTHS:
-            arrays = [geometry.measure(run)[curve].double() for run in found if run.config.views.name == strength]
+        for strength in STRENGTHS:
+            arrays = [PAPER.arrays(run)[curve].double() for run, labels in found if labels["strength"] == strength]
             means.append(torch.stack(arrays).mean(0))
         curves[curve] = torch.stack(means, 1)
     curves["distance_relative"] /= curves["distance_relative"].sum(2, keepdim=True)
     grouped, measures = frame.groupby(["epoch", "strength"]), {}
     for measure in MEASURES.values():
         parts = [grouped[measure].mean(), grouped[measure].std(ddof=0)]
-        parts = [torch.tensor(part.unstack()[list(geometry.STRENGTHS)].values.copy()) for part in parts]
+        parts = [torch.tensor(part.unstack()[list(STRENGTHS)].values.copy()) for part in parts]
         measures[measure] = torch.stack(parts, 2)
     epochs = torch.tensor(sorted(set(frame.epoch)))
     even = len(epochs) > 1 and len(epochs.diff().unique()) == 1
@@ -59,7 +61,7 @@ def _gather(found: tuple[runs.Run, ...]) -> tuple[Tensor, dict[str, Tensor], dic
 
 
 class TrainingScrubbed(Explorer):
-    """What `papers.geometry.measure` holds of `found`, runs of all strengths: a curve and a measure by kept epoch.
+    """What is measured of `found`, runs of all strengths: a curve and a measure by kept epoch.
 
     The numbers are the mean and the standard deviation (divisor n) of the measure over the seeds of each strength.
     `found` are by default the shipped main runs of the profile `laptop`.
@@ -68,12 +70,13 @@ class TrainingScrubbed(Explorer):
     epoch = slider(0, 0, 100_000, 1, "Epoch")
     curve = choice(next(iter(CURVES)), CURVES, "Curves at this epoch")
     measure = choice(next(iter(MEASURES)), MEASURES, "Measure through training")
+    colours: ClassVar = COLOURS
     numbers: ClassVar = {
-        name: label for s in geometry.STRENGTHS for name, label in ((s, s.capitalize()), (f"{s}_deviation", "±"))
+        name: label for s in STRENGTHS for name, label in ((s, s.capitalize()), (f"{s}_deviation", "±"))
     }
 
     def __init__(self, found=None, **values):
-        self._epochs, self._curves, self._measures = _gather(tuple(found or _shipped()))
+        self._epochs, self._curves, self._measures = _gather(found or _shipped())
         count = len(self._epochs)
         head = torch.tensor([count, *(curve.shape[2] for curve in self._curves.values())])
         parts = [head, self._epochs, *self._curves.values(), *self._measures.values()]
@@ -97,8 +100,8 @@ class TrainingScrubbed(Explorer):
         left, right = figure.subplots(1, 2)
         left.set_title(f"{self.curve}, epoch {self.epoch}", fontsize=10)
         right.set(title=self.measure, xlabel="epoch")
-        for i, (strength, colour) in enumerate(plotting.STRENGTH.items()):
-            line = {"color": colour, "dashes": plotting.DASHES[strength] or (None, None), "label": strength}
+        for i, (strength, colour) in enumerate(COLOURS.items()):
+            line = {"color": colour, "dashes": DASHES[strength] or (None, None), "label": strength}
             left.plot(self._curves[CURVES[self.curve]][self._now(), i], **line)
             mean, deviation = self._measures[MEASURES[self.measure]][:, i].T
             right.plot(self._epochs, mean, **line)

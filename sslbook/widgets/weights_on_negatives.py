@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 
 from sslbook import plotting
-from sslbook.papers import geometry_theory as theory
+from sslbook.papers.geometry import theory
 from sslbook.widgets.base import Explorer, choice, slider
 
 IMAGES = 64

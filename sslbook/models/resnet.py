@@ -1,4 +1,4 @@
-"""Encoders and projectors. An `Encoder` knows its input size and normalisation; a projector is a plain module."""
+"""Residual networks, and what every encoder is: an `Encoder` knows the normalisation of its images."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sslbook.config import Part, require
+from sslbook.data import Info
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,12 @@ class ResNet(Part, slot="encoder"):
         """The number of features."""
         return self.width * 2 ** (len(self.blocks) - 1)
 
-    def build(self, channels: int, mean: Tensor, std: Tensor) -> "Encoder":
-        """The encoder with PyTorch's default initialisation; `mean` and `std` are `(channels,)`, in units of [0, 1]."""
-        layers = [_conv(channels, self.width), nn.BatchNorm2d(self.width), nn.ReLU(inplace=True)]
+    def build(self, about: Info, mean: Tensor, std: Tensor) -> "Encoder":
+        """The encoder of images of `about.shape`, with PyTorch's default initialisation.
+
+        `mean` and `std` (C,) are those of the images' channels, in units where the largest value is 1.
+        """
+        layers = [_conv(about.shape[0], self.width), nn.BatchNorm2d(self.width), nn.ReLU(inplace=True)]
         width_in = self.width
         for stage, blocks in enumerate(self.blocks):
             width = self.width * 2**stage
@@ -84,19 +88,10 @@ class Encoder(nn.Module):
         self.register_buffer("mean", mean.float().view(1, -1, 1, 1).clone())
         self.register_buffer("std", std.float().view(1, -1, 1, 1).clone())
 
-    def forward(self, images: Tensor) -> Tensor:
+    def trunk_of(self, images: Tensor) -> Tensor:
+        """What the trunk computes of the normalised images."""
         normalised = (images - self.mean) / self.std
-        return self.trunk(normalised.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
+        return self.trunk(normalised.contiguous(memory_format=torch.channels_last))
 
-
-def projector(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """The head `g` from `dim` features to `widths[-1]` projections.
-
-    One width is the linear projector of Cosentino et al. (2022): a bias-free linear map, nothing after it. More
-    widths are an MLP: bias-free linear maps with batch norm and ReLU between them.
-    """
-    layers: list[nn.Module] = []
-    for width in widths[:-1]:
-        layers += [nn.Linear(dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-        dim = width
-    return nn.Sequential(*layers, nn.Linear(dim, widths[-1], bias=False))
+    def forward(self, images: Tensor) -> Tensor:
+        return self.trunk_of(images).mean(dim=(2, 3))

@@ -8,37 +8,30 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import torch
 
-from sslbook import lie, losses
-from sslbook.claims.ledger import Claim, Test
-from sslbook.papers import geometry_theory as theory
-from sslbook.papers.geometry import STRENGTHS
+from sslbook import lie
+from sslbook.ledger import Claim, Counterexample, FromDraws, FromRuns, Test, Untestable, value
+from sslbook.papers.geometry import theory
+from sslbook.papers.geometry.plan import STRENGTHS
 
 Statistic = Callable[[pd.DataFrame, str], pd.Series]
 """Of the runs of one strength: a number by seed."""
 
 
-def at(frame: pd.DataFrame, strength: str, name: str, when: str = "end") -> pd.Series:
-    """The column `name` by seed, at "start", "half" or "end" of training under `strength`."""
-    table = frame[frame.strength == strength].pivot(index="seed", columns="epoch", values=name)
-    if table.empty:
-        return pd.Series(dtype=float)
-    epochs = table.columns
-    chosen = {"start": epochs[0], "half": epochs[np.abs(epochs - epochs[-1] / 2).argmin()], "end": epochs[-1]}
-    return table[chosen[when]]
+def _at(frame: pd.DataFrame, strength: str, name: str, when: str = "end") -> pd.Series:
+    return value(frame, name, when, strength=strength)
 
 
 def _value(name: str, when: str = "end") -> Statistic:
-    return lambda f, s: at(f, s, name, when)
+    return lambda f, s: _at(f, s, name, when)
 
 
 def _change(name: str) -> Statistic:
-    return lambda f, s: at(f, s, name) - at(f, s, name, "start")
+    return lambda f, s: _at(f, s, name) - _at(f, s, name, "start")
 
 
 def _relative_change(name: str) -> Statistic:
-    return lambda f, s: at(f, s, name) / at(f, s, name, "start") - 1
+    return lambda f, s: _at(f, s, name) / _at(f, s, name, "start") - 1
 
 
 def _test(says: str, statistic: Statistic, strength: str, threshold: float = 0.0) -> Test:
@@ -71,71 +64,25 @@ def _least_gap(frame: pd.DataFrame, strength: str) -> pd.Series:
 
 
 def _rise_by_half(frame: pd.DataFrame, strength: str) -> pd.Series:
-    start, half, end = (at(frame, strength, "coarse", when) for when in ("start", "half", "end"))
+    start, half, end = (_at(frame, strength, "coarse", when) for when in ("start", "half", "end"))
     return (half - start) / (end - start)
 
 
 def _pull_share(frame: pd.DataFrame, strength: str) -> pd.Series:
-    pull, push = (at(frame, strength, f"{name}_gradient") for name in ("attraction", "repulsion"))
+    pull, push = (_at(frame, strength, f"{name}_gradient") for name in ("attraction", "repulsion"))
     return pull / (pull + push)
 
 
 def _excess_spread(frame: pd.DataFrame, strength: str) -> pd.Series:
-    return at(frame, strength, "spread_encoder") - at(frame, strength, "spread_projector")
+    return _at(frame, strength, "spread_encoder") - _at(frame, strength, "spread_projector")
 
 
 def _relative_energy(frame: pd.DataFrame, strength: str, when: str = "end") -> pd.Series:
-    return at(frame, strength, "energy_displacement", when) / at(frame, strength, "energy_features", when)
+    return _at(frame, strength, "energy_displacement", when) / _at(frame, strength, "energy_features", when)
 
 
-def _sign_of_c1() -> float:
-    z1, z2 = theory.random_features(64, 16, 0), theory.random_features(64, 16, 1)
-    parts = theory.decomposition(z1, z2, beta=2.0)
-    printed = parts.alignment - parts.expectation + parts.entropy
-    return float((printed.mean() - losses.info_nce(z1, z2, beta=2.0)).abs())
-
-
-def _invariant_outside_kernel() -> float:
-    w, h1, h2 = theory.kernel_counterexample()
-    return float(((h2 - h1) @ w).norm()) if theory.cosine(h1 @ w, h2 @ w) > 1 - 1e-12 else 0.0
-
-
-def _generator_outside_kernel() -> float:
-    w, generator = theory.generator_counterexample(dim=6, width=3)
-    h = theory.random_features(100, 6)
-    moved = h @ lie.exp(generator, 0.3).T
-    return float((w.T @ generator).norm()) if theory.cosine(h @ w, moved @ w).min() > 1 - 1e-12 else 0.0
-
-
-def _printed_repulsion_minimum() -> float:
-    """How far the least possible repulsion of N = 128 images, −1/(N − 1), lies above the −1 that is printed."""
-    return float(theory.repulsion(theory.simplex(128))[0]) + 1
-
-
-def _not_a_projection() -> float:
-    w = theory.random_features(64, 16)
-    square = w @ w.T
-    return float((square @ square - square).norm() / square.norm())
-
-
-def _scale_of_equation_8() -> float:
-    w, h, delta = (theory.random_features(*shape, seed=s) for s, shape in enumerate([(32, 8), (100, 32), (100, 32)]))
-    return abs(float(theory.equation_8(2 * w, h, delta, 2.0) / theory.equation_8(w, h, delta, 2.0)) - 1)
-
-
-def _bound_at_negative_beta() -> float:
-    z1, z2 = theory.random_features(64, 16, 0), theory.random_features(64, 16, 1)
-    return -float(theory.bound_gap(z1, z2, beta=-2.0)[0].min())
-
-
-def _full_rank_despite_augmentations() -> float:
-    """Rank kept by a 512→128 projector that is exactly invariant to 384 augmented directions, less 127."""
-    v = theory.random_features(384, 512)
-    return float(torch.linalg.matrix_rank(theory.invariant_projector(v, 128))) - 127
-
-
-def _orbit(frame: pd.DataFrame) -> pd.Series:
-    """Least growth of the rank over a grid of angles, for each seed of Fig. 10 (the frame of runs plays no part)."""
+def _orbit() -> pd.Series:
+    """Least growth of the rank over a grid of angles, for each seed of Fig. 10."""
     angles = (0, 60, 120, 180, 240, 300, 360)
     return pd.Series({s: float(np.diff([lie.orbit_rank(a, seed=s) for a in angles]).min()) for s in range(5)})
 
@@ -155,7 +102,7 @@ def _lost(planes: str, few: int, many: int, width: int) -> pd.Series:
 
 
 _collapse, _bound, _forces, _tangent, _lie = (
-    functools.partial(Claim, "geometry", page)
+    functools.partial(Claim, page)
     for page in ("dimensional-collapse", "upper-bound", "invariance-and-repulsion", "tangent-plane", "lie-groups")
 )
 
@@ -173,71 +120,77 @@ CLAIMS = (
         "fig1-order",
         "Fig. 1, Sec. 4",
         "The larger the augmentations, the more rank the linear projector loses in training.",
-        _ordered("loss of effective rank", lambda f, s: -_change("effective_rank")(f, s)),
+        FromRuns(_ordered("loss of effective rank", lambda f, s: -_change("effective_rank")(f, s))),
     ),
     _collapse(
         "fig1-collapse",
         "Fig. 1",
         "Under large augmentations the projector suffers a substantial dimensional collapse.",
-        _LOST,
+        FromRuns(_LOST),
     ),
     _collapse(
         "fig1-collapse-late",
         "Fig. 1, eight times as long",
         "Trained eight times as long, it does. (Ours: the same rule, without seed 1, whose runs had been looked at.)",
-        tuple(dataclasses.replace(t, statistic=lambda f, t=t: t.statistic(f[f.seed > 1])) for t in _LOST),
-        figure="duration",
+        FromRuns(
+            tuple(dataclasses.replace(t, statistic=lambda f, t=t: t.statistic(f[f.seed > 1])) for t in _LOST),
+            figure="duration",
+        ),
     ),
     _collapse(
         "fig1-small",
         "Fig. 1, Sec. 5",
         "Under small augmentations the rank of the projector is not modified.",
-        (
-            _test(
-                "2 % less the relative change of effective rank, either way",
-                lambda f, s: 0.02 - _relative_change("effective_rank")(f, s).abs(),
-                "small",
-            ),
+        FromRuns(
+            (
+                _test(
+                    "2 % less the relative change of effective rank, either way",
+                    lambda f, s: 0.02 - _relative_change("effective_rank")(f, s).abs(),
+                    "small",
+                ),
+            )
         ),
     ),
     _collapse(
         "fig1-accuracy",
         "Fig. 1",
         "The larger the augmentations, the more accurate the encoder's representation.",
-        (*_ordered("20-NN accuracy", _value("knn")), *_ordered("linear-probe accuracy", _value("linear"))),
+        FromRuns((*_ordered("20-NN accuracy", _value("knn")), *_ordered("linear-probe accuracy", _value("linear")))),
     ),
     _forces(
         "fig2-weight",
         "Fig. 2, Sec. 4",
         "Strength acts as a weight on the invariance term: attraction gains on repulsion as augmentations grow.",
-        _ordered("attraction's share of the gradient", _pull_share),
+        FromRuns(_ordered("attraction's share of the gradient", _pull_share)),
     ),
     _bound(
         "prop3.1-bound",
         "Prop. 3.1",
         "L_Upper is an upper bound of the InfoNCE loss of Eq. 1 (β ≥ 0, here 2).",
-        tuple(_test("least L_Upper − L over kept epochs", _least_gap, s, -1e-5) for s in STRENGTHS),
+        FromRuns(tuple(_test("least L_Upper − L over kept epochs", _least_gap, s, -1e-5) for s in STRENGTHS)),
     ),
     _bound(
         "prop3.1-condition",
         "Prop. 3.1",
         "The bound is stated without a condition on β; it needs β ≥ 0.",
-        counterexample=_bound_at_negative_beta,
+        Counterexample(theory.bound_at_negative_beta),
     ),
     _bound(
         "fig3-tracks",
         "Fig. 3",
         "L_Upper tracks the loss through training.",
-        tuple(_test("correlation of the repulsion parts", _repulsion_correlation, s, 0.9) for s in STRENGTHS),
+        FromRuns(tuple(_test("correlation of the repulsion parts", _repulsion_correlation, s, 0.9) for s in STRENGTHS)),
     ),
     *(
         _tangent(
             id,
             figure,
             says,
-            tuple(
-                _test(f"share of directions with σ ≥ 10⁻³ σ_max, {w}", _value(name, w), "large", 0.95)
-                for w in ("start", "half", "end")
+            FromRuns(
+                tuple(
+                    _test(f"share of directions with σ ≥ 10⁻³ σ_max, {w}", _value(name, w), "large", 0.95)
+                    for w in ("start", "half", "end")
+                )
             ),
         )
         for id, figure, name, says in (
@@ -254,179 +207,191 @@ CLAIMS = (
         "fig5-distance",
         "Fig. 5, Sec. 4",
         "The smaller the augmentations, the farther an anchor is from its nearest negative in the encoder.",
-        (
-            *_ordered("mean distance of unit features", _value("distance_unit_mean"), falling=True),
-            *_ordered("mean distance over that of random pairs", _value("distance_relative_mean"), falling=True),
+        FromRuns(
+            (
+                *_ordered("mean distance of unit features", _value("distance_unit_mean"), falling=True),
+                *_ordered("mean distance over that of random pairs", _value("distance_relative_mean"), falling=True),
+            )
         ),
     ),
     _tangent(
         "fig6-rises",
         "Fig. 6",
         "Under every strength, the nearest negative shares the anchor's label more often as training goes on.",
-        tuple(
-            _test(f"rise of {level} agreement", _change(level), s) for level in ("fine", "coarse") for s in STRENGTHS
+        FromRuns(
+            tuple(
+                _test(f"rise of {level} agreement", _change(level), s)
+                for level in ("fine", "coarse")
+                for s in STRENGTHS
+            )
         ),
     ),
     _tangent(
         "fig6-order",
         "Fig. 6, Sec. 5",
         "Label agreement at the end increases with the strength of augmentation.",
-        (*_ordered("fine agreement", _value("fine")), *_ordered("coarse agreement", _value("coarse"))),
+        FromRuns((*_ordered("fine agreement", _value("fine")), *_ordered("coarse agreement", _value("coarse")))),
     ),
     _tangent(
         "fig6-speed",
         "Fig. 6",
         "The larger the augmentations, the longer label agreement takes to converge.",
-        (
-            Test(
-                "share of the rise of coarse agreement done by half of training, moderate minus large",
-                lambda f: _rise_by_half(f, "moderate") - _rise_by_half(f, "large"),
-            ),
+        FromRuns(
+            (
+                Test(
+                    "share of the rise of coarse agreement done by half of training, moderate minus large",
+                    lambda f: _rise_by_half(f, "moderate") - _rise_by_half(f, "large"),
+                ),
+            )
         ),
     ),
     _tangent(
         "sec5-start",
         "Sec. 5",
         "Before training, a second view is far from the nearest negative under large augmentations, near under small.",
-        _ordered("distance over that of random pairs", _value("second_mean", "start")),
+        FromRuns(_ordered("distance over that of random pairs", _value("second_mean", "start"))),
     ),
     _tangent(
         "fig7-drop",
         "Fig. 7",
         "The variance of displacements that the projector leaves unexplained falls drastically in training.",
-        (
-            _test(
-                "unexplained share, start over end",
-                lambda f, s: 1 / (1 + _relative_change("unexplained")(f, s)),
-                "large",
-                2.0,
-            ),
-            _test(
-                "0.75, the value of a random W, less the share at the end",
-                lambda f, s: 0.75 - at(f, s, "unexplained"),
-                "large",
-            ),
+        FromRuns(
+            (
+                _test(
+                    "unexplained share, start over end",
+                    lambda f, s: 1 / (1 + _relative_change("unexplained")(f, s)),
+                    "large",
+                    2.0,
+                ),
+                _test(
+                    "0.75, the value of a random W, less the share at the end",
+                    lambda f, s: 0.75 - _at(f, s, "unexplained"),
+                    "large",
+                ),
+            )
         ),
     ),
     _tangent(
         "fig7-rest",
         "Fig. 7, Sec. 5",
         "Part of the variance stays unexplained.",
-        (_test("unexplained share at the end", _value("unexplained"), "large", 0.01),),
+        FromRuns((_test("unexplained share at the end", _value("unexplained"), "large", 0.01),)),
     ),
     _forces(
         "intro-projector",
         "Abstract, Sec. 4",
         "It is the projector, rather than the encoder, that is driven to invariance as augmentations grow.",
-        (
-            _test("relative spread of views at the end, encoder minus projector", _excess_spread, "large"),
-            Test(
-                "that difference, large minus small", lambda f: _excess_spread(f, "large") - _excess_spread(f, "small")
-            ),
+        FromRuns(
+            (
+                _test("relative spread of views at the end, encoder minus projector", _excess_spread, "large"),
+                Test(
+                    "that difference, large minus small",
+                    lambda f: _excess_spread(f, "large") - _excess_spread(f, "small"),
+                ),
+            )
         ),
     ),
     _forces(
         "prop4.1-trend",
         "Prop. 4.1, Sec. 4",
         "Training moves the augmented directions v towards the kernel, the more so the larger the augmentations.",
-        (
-            _test(
-                "fall of (‖Wᵀv‖²/‖v‖²)/(‖Wᵀh‖²/‖h‖²)",
-                lambda f, s: _relative_energy(f, s, "start") - _relative_energy(f, s),
-                "large",
-            ),
-            Test(
-                "the ratio at the end, small minus large",
-                lambda f: _relative_energy(f, "small") - _relative_energy(f, "large"),
-            ),
+        FromRuns(
+            (
+                _test(
+                    "fall of (‖Wᵀv‖²/‖v‖²)/(‖Wᵀh‖²/‖h‖²)",
+                    lambda f, s: _relative_energy(f, s, "start") - _relative_energy(f, s),
+                    "large",
+                ),
+                Test(
+                    "the ratio at the end, small minus large",
+                    lambda f: _relative_energy(f, "small") - _relative_energy(f, "large"),
+                ),
+            )
         ),
     ),
     _forces(
         "prop4.1-iff",
         "Prop. 4.1",
         "The invariance term is minimised if and only if the displacements lie in the kernel of W.",
-        counterexample=_invariant_outside_kernel,
+        Counterexample(theory.invariant_outside_kernel),
     ),
     _forces(
         "prop4.2-rank",
         "Prop. 4.2, Sec. 4",
         "The rank of W falls as the rank of the augmented directions grows (here: 384 of them, W 512×128).",
-        counterexample=_full_rank_despite_augmentations,
+        Counterexample(theory.full_rank_despite_augmentations),
     ),
     _lie(
         "prop4.3-iff",
         "Prop. 4.3",
         "The invariance term is minimised if and only if the generator lies in the kernel of W.",
-        counterexample=_generator_outside_kernel,
+        Counterexample(theory.generator_outside_kernel),
     ),
     _forces(
         "sec4-opposed",
         "Sec. 4",
         "The repulsion term is minimised by opposing each anchor to its nearest negative, Sim = −1.",
-        counterexample=_printed_repulsion_minimum,
+        Counterexample(theory.printed_repulsion_minimum),
     ),
     _bound(
         "propC.1-sign",
         "Prop. C.1, Eq. 13",
         "The loss equals −β⟨f¹, f²⟩ − β⟨f¹, E f⟩ + H.",
-        counterexample=_sign_of_c1,
+        Counterexample(theory.sign_of_c1),
     ),
     _tangent(
         "eq8-scale",
         "Eq. 8",
         "L_Upper can be written without normalising the outputs.",
-        counterexample=_scale_of_equation_8,
+        Counterexample(theory.scale_of_equation_8),
     ),
     _tangent(
         "eq9-projection",
         "Eq. 9",
         "WWᵀh is the projection of h onto the column space of W.",
-        counterexample=_not_a_projection,
+        Counterexample(theory.not_a_projection),
     ),
     _lie(
         "fig10-rank",
         "Fig. 10, App. E",
         "The rank of a set of rotated images grows with the largest angle.",
-        (Test("least growth of rank for a further 60°, five pixels", _orbit),),
-        seeds=5,
-        dataset=None,
+        FromDraws((Test("least growth of rank for a further 60°, five pixels", _orbit),)),
     ),
     _lie(
         "appB-generator",
         "App. B, Prop. 4.3",
         "Training aligns the kernel of the projector with the generator, the more so the stronger the transformation.",
-        (
-            Test(
-                "size of WᵀG (1: random W), 15° minus 90°, K = D = 16",
-                lambda f: _toy("apart", 1, 15, 16)["size"] - _toy("apart", 1, 90, 16)["size"],
-                0.5,
-            ),
-            Test("0.5 less that size at 90°, K = 8", lambda f: 0.5 - _toy("apart", 1, 90, 8)["size"]),
+        FromDraws(
+            (
+                Test(
+                    "size of WᵀG (1: random W), 15° minus 90°, K = D = 16",
+                    lambda: _toy("apart", 1, 15, 16)["size"] - _toy("apart", 1, 90, 16)["size"],
+                    0.5,
+                ),
+                Test("0.5 less that size at 90°, K = 8", lambda: 0.5 - _toy("apart", 1, 90, 8)["size"]),
+            )
         ),
-        seeds=5,
-        dataset=None,
     ),
     _lie(
         "appB-count",
         "Sec. 4",
         "The more transformations, the larger the projector's null space, unless generators span similar directions.",
-        (
-            Test("rank lost from one to six disjoint planes, K = 16", lambda f: _lost("apart", 1, 6, 16), 5.0),
-            Test("rank lost from one to four disjoint planes, K = 8", lambda f: _lost("apart", 1, 4, 8), 0.5),
-            Test(
-                "1 less the change of rank from three to six rotations of four dimensions",
-                lambda f: 1 - _lost("close", 3, 6, 16).abs(),
-            ),
+        FromDraws(
+            (
+                Test("rank lost from one to six disjoint planes, K = 16", lambda: _lost("apart", 1, 6, 16), 5.0),
+                Test("rank lost from one to four disjoint planes, K = 8", lambda: _lost("apart", 1, 4, 8), 0.5),
+                Test(
+                    "1 less the change of rank from three to six rotations of four dimensions",
+                    lambda: 1 - _lost("close", 3, 6, 16).abs(),
+                ),
+            )
         ),
-        seeds=5,
-        dataset=None,
     ),
     Claim(
-        "geometry",
         "projector-regions",
         "sec5-depth",
         "Sec. 5, Fig. 8",
         "Deeper and wider projectors constrain the encoder less and so serve it better.",
-        reason="The paper reports no experiment on depth or width, so there is nothing of it to reproduce.",
+        Untestable("The paper reports no experiment on depth or width, so there is nothing of it to reproduce."),
     ),
 )

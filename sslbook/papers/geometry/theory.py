@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslbook import lie, losses
 from sslbook.config import require
 
 
@@ -297,3 +298,55 @@ def position_reader(widths: tuple[int, ...], seed: int = 0, steps: int = 500) ->
         optimiser.step()
         schedule.step()
     return network.eval()
+
+
+def sign_of_c1() -> float:
+    """By how much the decomposition with the sign of E f as printed differs from the loss (Prop. C.1)."""
+    z1, z2 = random_features(64, 16, 0), random_features(64, 16, 1)
+    parts = decomposition(z1, z2, beta=2.0)
+    printed = parts.alignment - parts.expectation + parts.entropy
+    return float((printed.mean() - losses.info_nce(z1, z2, beta=2.0)).abs())
+
+
+def invariant_outside_kernel() -> float:
+    """‖Wᵀv‖ of a displacement that W does not see and does not annihilate (Prop. 4.1); 0 if it sees it."""
+    w, h1, h2 = kernel_counterexample()
+    return float(((h2 - h1) @ w).norm()) if cosine(h1 @ w, h2 @ w) > 1 - 1e-12 else 0.0
+
+
+def generator_outside_kernel() -> float:
+    """‖WᵀG‖ of a generator that W does not see and does not annihilate (Prop. 4.3); 0 if it sees it."""
+    w, generator = generator_counterexample(dim=6, width=3)
+    h = random_features(100, 6)
+    moved = h @ lie.exp(generator, 0.3).T
+    return float((w.T @ generator).norm()) if cosine(h @ w, moved @ w).min() > 1 - 1e-12 else 0.0
+
+
+def printed_repulsion_minimum() -> float:
+    """How far the least possible repulsion of N = 128 images, −1/(N − 1), lies above the −1 that is printed."""
+    return float(repulsion(simplex(128))[0]) + 1
+
+
+def not_a_projection() -> float:
+    """‖P² − P‖/‖P‖ of P = W Wᵀ for a random W (Eq. 9)."""
+    w = random_features(64, 16)
+    square = w @ w.T
+    return float((square @ square - square).norm() / square.norm())
+
+
+def scale_of_equation_8() -> float:
+    """By how much Eq. 8 changes when W is doubled, which leaves the loss as it is."""
+    w, h, delta = (random_features(*shape, seed=s) for s, shape in enumerate([(32, 8), (100, 32), (100, 32)]))
+    return abs(float(equation_8(2 * w, h, delta, 2.0) / equation_8(w, h, delta, 2.0)) - 1)
+
+
+def bound_at_negative_beta() -> float:
+    """By how much L_Upper falls below the loss at β = −2 (Prop. 3.1)."""
+    z1, z2 = random_features(64, 16, 0), random_features(64, 16, 1)
+    return -float(bound_gap(z1, z2, beta=-2.0)[0].min())
+
+
+def full_rank_despite_augmentations() -> float:
+    """Rank kept by a 512→128 projector that is exactly invariant to 384 augmented directions, less 127."""
+    v = random_features(384, 512)
+    return float(torch.linalg.matrix_rank(invariant_projector(v, 128))) - 127

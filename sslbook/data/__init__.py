@@ -1,0 +1,91 @@
+"""Image sets with fine and coarse labels and, where they are known, factors of style.
+
+A module of sets has `SETS`, their `Info` by name, and `load(name, split, root)`; `add` makes them known.
+"""
+
+from dataclasses import dataclass
+
+from sslbook.config import Part, require
+from sslbook.data import official, shapes
+from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, balanced_order, channel_statistics
+from sslbook.data.official import folder
+
+__all__ = [
+    "SETS",
+    "SPLITS",
+    "Data",
+    "ImageSet",
+    "Info",
+    "Names",
+    "add",
+    "balanced_order",
+    "channel_statistics",
+    "download",
+    "folder",
+    "info",
+    "load",
+    "load_train",
+]
+
+_MODULES: list = []
+SETS: list[str] = []
+
+
+def add(module) -> None:
+    """Make the sets of a module known, such as those of a paper of your own."""
+    _MODULES.append(module)
+    SETS.extend(module.SETS)
+
+
+add(official)
+add(shapes)
+
+
+def _source(name: str):
+    require(name in SETS, f"The data set {name!r} is unknown; allowed are {', '.join(SETS)}.")
+    return next(module for module in _MODULES if name in module.SETS)
+
+
+def info(name: str) -> Info:
+    """Shape (C, H, W), numbers of classes and sizes of the splits of a set, without reading it.
+
+    Raises `ValueError` for an unknown name.
+    """
+    return _source(name).SETS[name]
+
+
+def load(name: str, split: str, root=None) -> ImageSet:
+    """One split of an image set, "train", "validation" or "test", from `root` (default: see `folder`).
+
+    Raises `ValueError` for an unknown name or split, and for a missing, truncated or altered file.
+    """
+    module = _source(name)
+    require(split in SPLITS, f"The split {split!r} is unknown; allowed are {', '.join(SPLITS)}.")
+    return module.load(name, split, root)
+
+
+def download(name: str, root=None) -> bool:
+    """Fetch a set below `root` and verify it; False if nothing was missing. See `official.download`."""
+    module = _source(name)
+    return hasattr(module, "download") and module.download(name, root)
+
+
+@dataclass(frozen=True)
+class Data(Part, slot="data"):
+    """The images a run trains on: the set's `train` split, or a fixed class-balanced part of it of size `images`."""
+
+    name: str = "cifar100"
+    images: int | None = None
+
+    def validate(self):
+        size = info(self.name).sizes["train"]
+        require(
+            self.images is None or 1 <= self.images <= size,
+            f"Data.images is {self.images}; {self.name} has 1 … {size} images to train on.",
+        )
+
+
+def load_train(data: Data) -> ImageSet:
+    """The images `data` asks for. A smaller number gives a prefix of a larger one; run seeds play no part."""
+    train = load(data.name, "train")
+    return train if data.images is None else train.subset(balanced_order(train.fine, seed=1)[: data.images])

@@ -1,0 +1,82 @@
+"""What a run writes: files that are whole or absent, weights, and checkpoints to go on from."""
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+
+import safetensors.torch
+
+from sslbook.methods import Method
+
+
+def snapshot_path(directory: Path, epoch: int) -> Path:
+    """Where the weights after `epoch` lie."""
+    return directory / "snapshots" / f"{epoch:05d}.safetensors"
+
+
+def save_weights(path: Path, method: Method) -> None:
+    """Write all state of `method` as safetensors, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, safetensors.torch.save({k: v.cpu().contiguous() for k, v in method.state_dict().items()}))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def save_checkpoint(directory: Path, method: Method, optimizer, history: list[dict], seconds: float) -> None:
+    """Everything needed to go on, in one safetensors file with its SHA-256 behind; the two newest are kept."""
+    tensors = {f"method.{name}": value.cpu().contiguous() for name, value in method.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value.cpu().contiguous() for name, value in state.items()}
+    content = safetensors.torch.save(tensors, {"history": json.dumps(history), "seconds": repr(seconds)})
+    path = directory / f"checkpoint-{len(history):05d}.safetensors"
+    write_whole(path, content + hashlib.sha256(content).digest())
+    for old in checkpoints(directory)[2:]:
+        old.unlink()
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints of a run, newest first."""
+    return sorted(directory.glob("checkpoint-*.safetensors"), reverse=True)
+
+
+def resume(directory: Path, method: Method, optimizer) -> tuple[list[dict], float]:
+    """Load the newest intact checkpoint; the history so far and the seconds spent on it."""
+    for path in checkpoints(directory):
+        content = path.read_bytes()
+        content, digest = content[:-32], content[-32:]
+        if hashlib.sha256(content).digest() != digest:
+            warnings.warn(f"{path} is torn or altered; falling back to the checkpoint before it.", stacklevel=2)
+            path.unlink()  # it must not count as one of the two that are kept
+            continue
+        tensors = safetensors.torch.load(content)
+        method.load_state_dict({k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")})
+        state: dict[int, dict] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        metadata = _metadata(content)
+        return json.loads(metadata["history"]), float(metadata["seconds"])
+    return [], 0.0
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length])["__metadata__"]

@@ -1,0 +1,236 @@
+"""The ledger: each checkable claim of a paper, with the rule that decides it, fixed before the runs that decide it.
+
+A test turns measurements into one number for each seed and asks whether their mean exceeds a threshold: it *holds* if
+the 95 % confidence interval of the mean (Student's t over seeds) lies above the threshold, *fails* if it lies below,
+and is *open* otherwise. A claim is reproduced if all its tests hold, not reproduced if none holds and one fails, partly
+reproduced if some hold and not all, and not decided if all are open or there are too few seeds. A claim about
+mathematics can be decided by a counter-example: it is false as stated if the violation exceeds the threshold.
+
+Everything here is a pure function of claims and frames; `sslbook.papers` brings the two together.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sslbook.config import require
+
+REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
+FALSE, UNDECIDED, UNTESTABLE = "false as stated", "not decided", "not testable here"
+STATUSES = (REPRODUCED, PARTLY, NOT_REPRODUCED, FALSE, UNDECIDED, UNTESTABLE)
+
+
+@dataclass(frozen=True)
+class Test:
+    """`statistic` gives a number for each seed, indexed by seed; the test asks whether their mean exceeds `threshold`.
+
+    In `FromRuns` it is called with the frame of the runs, in `FromDraws` with nothing. `says` describes it.
+    """
+
+    says: str
+    statistic: Callable[..., pd.Series]
+    threshold: float = 0.0
+
+    __test__ = False
+
+
+@dataclass(frozen=True)
+class FromRuns:
+    """Evidence from the runs that the paper plans for `figure`: all of them and no others, at `profile` or larger."""
+
+    tests: tuple[Test, ...]
+    figure: str = "main"
+    profile: str = "laptop"
+    seeds: int = 3
+
+
+@dataclass(frozen=True)
+class FromDraws:
+    """Evidence from random draws of a toy, made when the claim is judged."""
+
+    tests: tuple[Test, ...]
+    seeds: int = 5
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """Evidence against a mathematical statement: `violation()` is by how much the counter-example breaks it."""
+
+    violation: Callable[[], float]
+    threshold: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Untestable:
+    """No evidence here, for a reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a paper in our words, where it stands, the page that shows it, and what decides it."""
+
+    page: str
+    id: str
+    where: str
+    says: str
+    evidence: FromRuns | FromDraws | Counterexample | Untestable
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a test found: mean, 95 % confidence interval and number of seeds."""
+
+    test: Test
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def state(self) -> str:
+        """ "holds", "fails" or "open"."""
+        if self.low > self.test.threshold:
+            return "holds"
+        return "fails" if self.high < self.test.threshold else "open"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim with what decided it: the outcomes of its tests and the runs behind them, or the violation."""
+
+    claim: Claim
+    status: str
+    outcomes: tuple[Outcome, ...] = ()
+    violation: float | None = None
+    runs: tuple[str, ...] = ()
+
+
+def judge(claim: Claim, frame: pd.DataFrame | None = None, complete: bool = False) -> Verdict:
+    """The verdict on `claim`.
+
+    `frame` is the paper's frame of the runs, needed for `FromRuns` alone; `complete` says that they are the runs that
+    the evidence asks for, all and no others. Otherwise nothing is decided: to decide as soon as enough seeds agree
+    would be optional stopping.
+    """
+    evidence = claim.evidence
+    if isinstance(evidence, Untestable):
+        return Verdict(claim, UNTESTABLE)
+    if isinstance(evidence, Counterexample):
+        violation = evidence.violation()
+        return Verdict(claim, FALSE if violation > evidence.threshold else UNDECIDED, violation=violation)
+    if isinstance(evidence, FromDraws):
+        outcomes, runs = tuple(_outcome(test, test.statistic()) for test in evidence.tests), ()
+    elif complete:
+        outcomes = tuple(_outcome(test, test.statistic(frame)) for test in evidence.tests)
+        runs = tuple(frame.run.unique())
+    else:
+        return Verdict(claim, UNDECIDED)
+    return Verdict(claim, _status(outcomes, evidence.seeds), outcomes, runs=runs)
+
+
+def value(frame: pd.DataFrame, name: str, when: str = "end", **where) -> pd.Series:
+    """The column `name` by seed at the "start", "half" or "end" of the runs whose labels are as in `where`.
+
+    The half is the kept epoch nearest to half of the last one. Raises `ValueError` if a seed has several such runs.
+    """
+    for label, wanted in where.items():
+        frame = frame[frame[label] == wanted]
+    if frame.empty:
+        return pd.Series(dtype=float)
+    require(
+        not frame.duplicated(["seed", "epoch"]).any(),
+        f"{name!r} has several values for a seed and an epoch where {where or 'nothing is said'}; name more labels.",
+    )
+    table = frame.pivot(index="seed", columns="epoch", values=name)
+    epochs = table.columns
+    at = {"start": epochs[0], "half": epochs[np.abs(epochs - epochs[-1] / 2).argmin()], "end": epochs[-1]}
+    return table[at[when]]
+
+
+class Row(NamedTuple):
+    """One line of evidence: a test, a counter-example, or the reason why there is none. What has no value is None."""
+
+    claim: Claim
+    status: str
+    test: str
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    threshold: float | None = None
+    seeds: int | None = None
+    state: str | None = None
+
+    def value(self, digits: int = 3) -> str:
+        """Mean and interval with so many significant digits, or nothing."""
+        if self.mean is None:
+            return ""
+        bounded = self.low is not None and math.isfinite(self.low)
+        interval = f" ({self.low:.{digits}g} to {self.high:.{digits}g})" if bounded else ""
+        return f"{self.mean:.{digits}g}{interval}"
+
+    def limit(self, digits: int = 3) -> str:
+        """The threshold, or nothing."""
+        return "" if self.threshold is None else f"{self.threshold:.{digits}g}"
+
+
+def rows(judged: Iterable[Verdict]) -> list[Row]:
+    """What terminal, page and notebook show of verdicts: a row for each test, or one for a claim without tests."""
+    found = []
+    for v in judged:
+        evidence = v.claim.evidence
+        found += [
+            Row(v.claim, v.status, o.test.says, o.mean, o.low, o.high, o.test.threshold, o.seeds, o.state)
+            for o in v.outcomes
+        ]
+        if isinstance(evidence, Counterexample):
+            about = "violation by the counter-example"
+            found.append(Row(v.claim, v.status, about, v.violation, threshold=evidence.threshold))
+        elif not v.outcomes:
+            about = evidence.reason if isinstance(evidence, Untestable) else "no runs at this scale"
+            found.append(Row(v.claim, v.status, about))
+    return found
+
+
+def with_thresholds(claim: Claim, *thresholds: float) -> Claim:
+    """The same claim under other thresholds, one for each test: disagree with a rule and see the verdict change."""
+    tests = getattr(claim.evidence, "tests", ())
+    require(
+        len(thresholds) == len(tests),
+        f"Claim {claim.id} has {len(tests)} tests; {len(thresholds)} thresholds were given.",
+    )
+    changed = tuple(dataclasses.replace(t, threshold=float(x)) for t, x in zip(tests, thresholds, strict=True))
+    return dataclasses.replace(claim, evidence=dataclasses.replace(claim.evidence, tests=changed))
+
+
+def interval(values) -> tuple[float, float, float]:
+    """Mean and 95 % confidence interval of the mean (Student's t); infinite for fewer than two values."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return (float(values.mean()) if len(values) else math.nan), -math.inf, math.inf
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return mean, mean - half, mean + half
+
+
+def _outcome(test: Test, values: pd.Series) -> Outcome:
+    values = values.dropna()
+    return Outcome(test, *interval(values), len(values))
+
+
+def _status(outcomes: tuple[Outcome, ...], seeds: int) -> str:
+    if min(outcome.seeds for outcome in outcomes) < seeds:
+        return UNDECIDED
+    states = [outcome.state for outcome in outcomes]
+    if all(state == "holds" for state in states):
+        return REPRODUCED
+    if "holds" in states:
+        return PARTLY
+    return NOT_REPRODUCED if "fails" in states else UNDECIDED

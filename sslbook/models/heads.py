@@ -1,0 +1,18 @@
+"""Heads: what is put on top of an encoder."""
+
+from torch import nn
+
+
+def projector(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """The head `g` from `dim` features to `widths[-1]` projections.
+
+    One width is the linear projector of Cosentino et al. (2022): a bias-free linear map, nothing after it. More
+    widths are an MLP: bias-free linear maps with batch norm and ReLU between them. Without widths it changes nothing.
+    """
+    if not widths:
+        return nn.Sequential()
+    layers: list[nn.Module] = []
+    for width in widths[:-1]:
+        layers += [nn.Linear(dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        dim = width
+    return nn.Sequential(*layers, nn.Linear(dim, widths[-1], bias=False))

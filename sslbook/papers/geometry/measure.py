@@ -1,0 +1,189 @@
+"""What the figures show of a run of SimCLR: spectra, neighbours, the bound, what the projector explains."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslbook import data, metrics
+from sslbook.config import Config
+from sslbook.losses import info_nce, info_nce_upper_bound
+from sslbook.methods import JointEmbedding
+from sslbook.papers.geometry import theory
+from sslbook.papers.observe import BATCH, held_out, observe, pairs
+from sslbook.runs import Run
+
+VERSION = 2
+"""Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
+
+_LOCAL = 512
+_DISTANCES = torch.linspace(0, 2, 51)
+
+
+@torch.no_grad()
+def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
+    """All that the figures need, for each kept epoch.
+
+    Encoders are in evaluation mode. Features are taken of all training images (the bank of the neighbour and linear
+    classifiers), of the test images (where a run trains on a part, a balanced set of a fifth of its size), and of two
+    views of a fixed balanced 2048 of the training images, with the same draws at every epoch, in B batches of 128.
+
+    - () `knn`, `linear`: accuracies on the test images.
+    - (·,) singular values of `projector` W, `encoder` and `encoder_centered` (training images), `views` and
+      `views_centered` (first views), `displacement` h² − h¹.
+    - (B,) `loss` (Eq. 1), `upper`, `invariance`, `repulsion` (Prop. 3.1); `fine`, `coarse`: label agreement, and
+      `…_chance`, `…_limit`: what it is by chance and at most in this batch; `attraction_gradient`,
+      `repulsion_gradient`: means of `gradient_norms`.
+    - (50,) counts `distance_unit`, `distance_relative` of h¹ to its nearest negative, unit features or relative to
+      the mean distance of random pairs, in 50 equal bins of [0, 2]; () their means `…_mean`, and `second_mean`, the
+      relative distance of h² to it.
+    - () Eq. 10 `unexplained`, `unexplained_half` (directions with σ ≥ σ_max/2 only), `unexplained_oracle`, and, for
+      other differences than δh, `unexplained_pairs` (random pairs of images) and `unexplained_views` (h² − h¹);
+      `unexplained_local` (with the projector's linear map at each of 512 anchors, Eq. 11), `unexplained_elsewhere`
+      (with the map at another of them); `regions`: how many of the
+      projector's linear regions the 2048 anchors fall into.
+    - () `energy_displacement`, `energy_features`: ‖Wᵀx‖²/‖x‖²; `spread_encoder`, `spread_projector`:
+      ‖x² − x¹‖²/‖x_i − x_j‖² of features and of unit outputs.
+
+    What is made of the matrix W is missing where the projector is not one matrix.
+    """
+    train, test = data.load_train(run.config.data), held_out(run.config)
+    anchors, first, second = pairs(run.config, train)
+    images = {"bank": train.images, "queries": test.images, "first": first, "second": second}
+    for _, method, h in observe(run, images, device):
+        bank, queries, h1, h2 = h.values()
+        yield {
+            **_spectra(method, bank, h1, h2),
+            **_neighbourhood(method.projector, h1, h2, anchors, run.config),
+            "knn": metrics.knn_accuracy(bank, train.fine, queries, test.fine),
+            "linear": metrics.linear_probe(bank, train.fine, queries, test.fine),
+        }
+
+
+def _spectra(method: JointEmbedding, bank: Tensor, h1: Tensor, h2: Tensor) -> dict[str, Tensor]:
+    values = metrics.singular_values
+    spectra = {"projector": values(method.projector[-1].weight)} if len(method.projector) == 1 else {}
+    for name, features in (("encoder", bank), ("views", h1)):
+        spectra |= {name: values(features), f"{name}_centered": values(features, centered=True)}
+    return spectra | {"displacement": values(h2 - h1)}
+
+
+def _neighbourhood(projector, h1: Tensor, h2: Tensor, anchors: data.ImageSet, config: Config) -> dict:
+    """What happens between each anchor, its twin and its nearest negative, in sub-batches."""
+    beta, labels = config.method.beta, zip(anchors.fine.split(BATCH), anchors.coarse.split(BATCH), strict=True)
+    rows, nearest = [], []
+    for a, b, (fine, coarse) in zip(h1.split(BATCH), h2.split(BATCH), labels, strict=True):
+        z1, z2 = projector(a), projector(b)
+        bound = info_nce_upper_bound(z1, z2, beta=beta)
+        attraction, repulsion = gradient_norms(z1, z2, beta=beta)
+        rows.append(
+            {
+                "loss": info_nce(z1, z2, beta=beta),
+                "upper": bound.total,
+                "invariance": bound.invariance,
+                "repulsion": bound.repulsion,
+                **_agreement("fine", fine, bound.nearest),
+                **_agreement("coarse", coarse, bound.nearest),
+                "attraction_gradient": attraction.mean(),
+                "repulsion_gradient": repulsion.mean(),
+            }
+        )
+        nearest.append(torch.cat([a, b])[bound.nearest])
+    star = torch.cat(nearest)
+    shuffled = h1.roll(1, 0)
+    typical = (h1 - shuffled).norm(dim=1).mean()
+    unit = (F.normalize(h1) - F.normalize(star)).norm(dim=1)
+    relative = (h1 - star).norm(dim=1) / typical
+    row = {name: torch.tensor([float(r[name]) for r in rows]) for name in rows[0]}
+    for name, distance in (("unit", unit), ("relative", relative)):
+        row[f"distance_{name}"] = torch.histogram(distance.clamp(max=float(_DISTANCES[-1])), _DISTANCES).hist
+        row[f"distance_{name}_mean"] = distance.mean()
+    row["second_mean"] = (h2 - star).norm(dim=1).mean() / typical
+    f1, f2 = F.normalize(projector(h1)), F.normalize(projector(h2))
+    row["spread_encoder"] = (h2 - h1).square().sum() / (h1 - shuffled).square().sum()
+    row["spread_projector"] = (f2 - f1).square().sum() / (f1 - f1.roll(1, 0)).square().sum()
+    delta, few = h2 - star, slice(_LOCAL)
+    maps = theory.local_maps(projector, h1[few])
+    row["unexplained_local"] = theory.local_unexplained(maps, delta[few])
+    row["unexplained_elsewhere"] = theory.local_unexplained(maps.roll(1, 0), delta[few])
+    row["regions"] = len({pattern.tobytes() for pattern in theory.activation_patterns(projector, h1).numpy()})
+    if len(projector) > 1:
+        return row
+    basis = projector[0].weight.T
+    half = float(torch.linalg.matrix_norm(basis, 2)) / 2
+    return row | {
+        "unexplained": metrics.unexplained_variance(delta, basis),
+        "unexplained_half": metrics.unexplained_variance(delta, basis, threshold=half),
+        "unexplained_oracle": metrics.pca_unexplained(delta, basis.shape[1]),
+        "unexplained_pairs": metrics.unexplained_variance(h1 - shuffled, basis),
+        "unexplained_views": metrics.unexplained_variance(h2 - h1, basis),
+        "energy_displacement": _energy(h2 - h1, basis),
+        "energy_features": _energy(h1, basis),
+    }
+
+
+def _agreement(level: str, labels: Tensor, nearest: Tensor) -> dict[str, float]:
+    """Label agreement, its chance level, and the most that it can be: the anchors with a namesake in the batch."""
+    others = (labels[:, None] == labels).sum(1).double() - 1
+    return {
+        level: metrics.label_agreement(labels, nearest),
+        f"{level}_chance": float(others.mean() / (len(labels) - 1)),
+        f"{level}_limit": float((others > 0).double().mean()),
+    }
+
+
+def _energy(x: Tensor, basis: Tensor) -> Tensor:
+    return (x @ basis).square().sum() / x.square().sum()
+
+
+def gradient_norms(z1: Tensor, z2: Tensor, *, beta: float) -> tuple[Tensor, Tensor]:
+    """How hard each anchor is pulled to its twin and pushed by its negatives, (N,) each.
+
+    Norms of the gradients, along the sphere at f_i, of the two terms of l_i (Eq. 1): β ‖P_i f_i^(2)‖ and
+    β ‖P_i E_{D₋ᵢ}[f]‖ with P_i = I − f_i f_iᵀ and the expectation of Prop. C.1.
+    """
+    f1, f2 = F.normalize(z1), F.normalize(z2)
+    others = torch.cat([f1, f2])
+    own = torch.eye(len(f1), dtype=torch.bool, device=f1.device).repeat(1, 2)
+    weights = (beta * f1 @ others.T).masked_fill(own, -torch.inf).softmax(1)
+    along = [beta * (v - (v * f1).sum(1, keepdim=True) * f1).norm(dim=1) for v in (f2, weights @ others)]
+    return along[0], along[1]
+
+
+def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
+    """Every scalar of `measure` for one kept epoch; sub-batches are averaged.
+
+    Added are what derives from spectra: `effective_rank` of the projector, `sigma_min`, `sigma_max`, `norm`
+    (Frobenius), counts `rank_0.25` … (σ ≥ τ) and `relative_0.25` … (σ ≥ τ σ_max) for the thresholds of `THRESHOLDS`,
+    `energy_rank` (99 % of Σ σ²); `encoder_rank` and `views_rank`, the share of encoder directions with σ ≥ 10⁻³ σ_max
+    after centring; `encoder_effective_rank`, also centred, and `displacement_effective_rank`; `attraction_share`, of
+    the sum of the two gradients.
+    """
+    skipped = {*SPECTRA, "distance_edges", "distance_unit", "distance_relative"}
+    means = {name: float(values.double().mean()) for name, values in arrays.items() if name not in skipped}
+    ranks = _ranks(arrays["projector"]) if "projector" in arrays else {}
+    shares = {"encoder_rank": arrays["encoder_centered"], "views_rank": arrays["views_centered"]}
+    shares = {name: metrics.rank(sigma, 1e-3, relative=True) / len(sigma) for name, sigma in shares.items()}
+    spectra = {"encoder": arrays["encoder_centered"], "displacement": arrays["displacement"]}
+    shares |= {f"{name}_effective_rank": metrics.effective_rank(sigma) for name, sigma in spectra.items()}
+    pull, push = means["attraction_gradient"], means["repulsion_gradient"]
+    return means | ranks | shares | {"attraction_share": pull / (pull + push)}
+
+
+SPECTRA = ("projector", "encoder", "encoder_centered", "views", "views_centered", "displacement")
+THRESHOLDS = (0.001, 0.01, 0.1, 0.25, 0.5)
+
+
+def _ranks(sigma: Tensor) -> dict[str, float]:
+    row = {
+        "effective_rank": metrics.effective_rank(sigma),
+        "energy_rank": metrics.energy_rank(sigma),
+        "sigma_min": float(sigma[-1]),
+        "sigma_max": float(sigma[0]),
+        "norm": float(sigma.norm()),
+    }
+    for tau in THRESHOLDS:
+        row[f"rank_{tau}"] = metrics.rank(sigma, tau)
+        row[f"relative_{tau}"] = metrics.rank(sigma, tau, relative=True)
+    return row

@@ -1,0 +1,118 @@
+"""The runs of the chapter: SimCLR with a linear projector under three strengths of augmentation, and variations of it.
+
+What the paper states: CIFAR-100, ResNet-18, a linear projector 512→128, LARS with learning rate 4.0, weight decay 1e-6
+and momentum 0.9, β = 2, Table 2. Where it is silent the choice is ours, and said so below.
+"""
+
+from sslbook.config import Config
+from sslbook.data import Data
+from sslbook.methods import SimCLR
+from sslbook.models import ResNet
+from sslbook.optim import LARS
+from sslbook.papers.paper import Planned
+from sslbook.views import policy
+
+STRENGTHS = ("small", "moderate", "large")
+COLOURS = {"small": "#0072b2", "moderate": "#008f68", "large": "#d55e00"}
+"""The same on every page. All have a contrast of at least 3 to 1 with the light and with the dark page, and differ
+under the common kinds of colour blindness."""
+
+DASHES = {"small": (1, 1.2), "moderate": (5, 1.5), "large": ""}
+"""The dashes that go with `COLOURS`, for print without colour."""
+
+# Ours: Eq. 1 symmetrised ("in practice, this loss is often symmetrized"), a linear warm-up over a tenth of the steps,
+# then cosine decay. Seed 0 is the pilot's; claims are decided on the others.
+_LARS = LARS(learning_rate=4.0, weight_decay=1e-6, momentum=0.9, warmup=0.1)
+_PROFILES = {
+    "smoke": (8, dict(data=Data("shapes", 512), encoder=ResNet(8, (1, 1)), epochs=2, batch_size=64, snapshots=2)),
+    # Ours: a quarter of the width and a fifth of the images, so that all runs together take an hour on two cores; the
+    # batch of Fig. 3; the ratio 4 : 1 of encoder to projector dimensions is the paper's.
+    "laptop": (
+        32,
+        dict(data=Data("cifar100", 10_000), encoder=ResNet(16, (1, 1, 1, 1)), epochs=8, batch_size=128, snapshots=4),
+    ),
+    # Ours: 500 epochs (the only number in the paper, Fig. 6), batch 1024, and a tenth of train held out as validation.
+    "paper": (128, dict(data=Data("cifar100"), encoder=ResNet(), epochs=500, batch_size=1024, snapshots=20)),
+}
+"""By profile: the projector's width, and the rest of a configuration."""
+
+_SEEDS = {
+    "smoke": {"small": (1, 2), "moderate": (1, 2), "large": (1, 2)},
+    "laptop": {"small": (1, 2, 3), "moderate": (1, 2, 3), "large": (1, 2, 3, 4, 5)},
+    "paper": dict.fromkeys(STRENGTHS, (1, 2, 3, 4, 5)),
+}
+# Ours: hidden widths in units of the projector's output, before its last layer; large augmentations.
+_HIDDEN = ((), (1,), (4,), (16,), (4, 4))
+_KNOBS = {
+    "flip": dict(flip=0.5),
+    "crop": dict(crop=policy("large").crop),
+    "jitter": dict(jitter=policy("large").jitter),
+}
+# Ours: how many times as long as the main runs those of `duration` are, and more seeds where a claim is decided.
+_LONGER = {"smoke": 2, "laptop": 8, "paper": 1}
+_LONG_SEEDS = {"small": (1,), "moderate": (1,), "large": (1, 2, 3, 4)}
+
+
+def _run(profile: str, seed: int, views, *, hidden: tuple[int, ...] = (), **changes) -> Config:
+    width, settings = _PROFILES[profile]
+    method = SimCLR(widths=(*(h * width for h in hidden), width), loss=changes.pop("loss", "info_nce"))
+    return Config(views=views, method=method, optim=_LARS, seed=seed, **(settings | changes))
+
+
+def _by_strength(profile: str, seeds: dict[str, tuple[int, ...]], **changes) -> list[Planned]:
+    """Runs of each strength, a seed of all before the next seed."""
+    order = sorted(((seed, s) for s in STRENGTHS for seed in seeds[s]), key=lambda pair: pair[0])
+    return [Planned(_run(profile, seed, policy(s), **changes), {"strength": s}) for seed, s in order]
+
+
+def main(profile: str) -> list[Planned]:
+    """The runs of nearly all figures."""
+    return _by_strength(profile, _SEEDS[profile])
+
+
+def duration(profile: str) -> list[Planned]:
+    """The main runs, longer."""
+    if _LONGER[profile] == 1:
+        return main(profile)
+    epochs = _LONGER[profile] * _PROFILES[profile][1]["epochs"]
+    return _by_strength(profile, _LONG_SEEDS, epochs=epochs, snapshots=8)
+
+
+def long(profile: str) -> list[Planned]:
+    """The coming main runs: long enough to collapse, of fresh seeds, with many kept epochs."""
+    if profile != "laptop":
+        return main(profile)
+    return _by_strength(profile, dict.fromkeys(STRENGTHS, range(11, 16)), epochs=64, snapshots=16, early=(1, 2, 3, 6))
+
+
+def projectors(profile: str) -> list[Planned]:
+    """Depth and width of the projector under large augmentations."""
+    width = _PROFILES[profile][0]
+    return [
+        Planned(
+            _run(profile, seed, policy("large"), hidden=hidden),
+            {"strength": "large", "hidden": "–".join(str(h * width) for h in hidden) or "linear"},
+        )
+        for seed in (1, 2, 3)
+        for hidden in _HIDDEN
+    ]
+
+
+def knobs(profile: str) -> list[Planned]:
+    """Small augmentations with one knob turned to large."""
+    small = policy("small")
+    return [Planned(_run(profile, 1, small.replace(**knob)), {"knob": name}) for name, knob in _KNOBS.items()]
+
+
+def losses(profile: str) -> list[Planned]:
+    """NT-Xent in the place of Eq. 1."""
+    return [
+        Planned(_run(profile, 1, policy(s), loss="nt_xent"), {"strength": s, "contrast": "NT-Xent"}) for s in STRENGTHS
+    ]
+
+
+PLANS = {"main": main, **{f"fig{i}": main for i in range(1, 10)}, "fig8": projectors}
+PLANS |= {"knobs": knobs, "losses": losses, "duration": duration, "long": long}
+"""All but the last four and `fig8` are drawn from the main runs."""
+
+SWEEP = ("fig8", "knobs", "losses", "duration")

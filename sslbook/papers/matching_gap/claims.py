@@ -1,0 +1,131 @@
+"""Claims on the matching gap, as the abstract and the reviews of its paper state them."""
+
+import functools
+
+import pandas as pd
+
+from sslbook.ledger import Claim, Counterexample, FromDraws, FromRuns, Test, Untestable, value
+from sslbook.papers.matching_gap import theory
+from sslbook.papers.matching_gap.plan import EPSILON, LOSSES, POLICIES
+
+GAP, CROSS_VIEW, NT_XENT, VICREG = LOSSES
+ACCURACIES = (("knn", "20-NN accuracy"), ("linear", "linear-probe accuracy"))
+
+
+def _difference(policy: str, a: str, b: str, name: str, says: str, threshold: float = 0.0) -> Test:
+    """Paired by seed: the runs of a seed start from the same weights and see the same views."""
+
+    def statistic(frame):
+        return value(frame, name, policy=policy, loss=a) - value(frame, name, policy=policy, loss=b)
+
+    return Test(f"{says}, {a} minus {b}, {policy}", statistic, threshold)
+
+
+def _accuracies(policy: str, pairs: tuple[tuple[str, str], ...], threshold: float = 0.0) -> FromRuns:
+    return FromRuns(
+        tuple(_difference(policy, a, b, name, says, threshold) for name, says in ACCURACIES for a, b in pairs)
+    )
+
+
+def _gain(frame: pd.DataFrame, loss: str, name: str) -> pd.Series:
+    """What the large augmentations add to crop and flip."""
+    return value(frame, name, policy="large", loss=loss) - value(frame, name, policy="weak", loss=loss)
+
+
+def _draws(says: str, statistic) -> FromDraws:
+    """The statistic of 5 draws of noisy pairs of unit vectors, by seed."""
+
+    def by_seed():
+        return pd.Series({seed: float(statistic(*theory.noisy_pairs(seed))) for seed in range(1, 6)})
+
+    return FromDraws((Test(f"{says}, five draws", by_seed),))
+
+
+_points, _beside, _training = (functools.partial(Claim, page) for page in ("points", "beside-infonce", "training"))
+
+CLAIMS = (
+    _points(
+        "mg-zero",
+        "Abstract",
+        "The gap to the optimal matching can be zero although the two views of an image differ.",
+        _draws("mean distance of pairs whose gap is 0 (−1 where it is not)", theory.distance_at_zero),
+    ),
+    _points(
+        "mg-zero-entropic",
+        "Ours, beside the abstract",
+        "So can the entropic gap that is trained (with our ε = 0.2, 128 images, cost 1 − cos).",
+        Counterexample(lambda: theory.least_entropic_gap(128, EPSILON)),
+    ),
+    _points(
+        "mg-trivial",
+        "Ours, beside the abstract",
+        "The gap to the optimal matching, without entropy, rules out the trivial solution of equal features.",
+        Counterexample(theory.collapse_beats_noise),
+    ),
+    _beside(
+        "mg-danskin",
+        "Abstract",
+        "The loss is differentiated without back-propagating through the iterations of Sinkhorn.",
+        _draws("10⁻⁵ less the relative error of the gradient", lambda x, y: 1e-5 - theory.gradient_error(x, y)),
+    ),
+    _beside(
+        "mg-inverse-transport",
+        "Reviews",
+        "The loss only computes inverse optimal transport anew: it is ε KL(J ‖ P).",
+        _draws("10⁻⁹ less the difference", lambda x, y: 1e-9 - theory.inverse_transport(x, y)),
+    ),
+    _training(
+        "mg-competitive",
+        "Abstract",
+        "Under crop and flip alone its features are competitive (to within a hundredth of accuracy).",
+        _accuracies("weak", ((GAP, NT_XENT), (GAP, VICREG)), -0.01),
+    ),
+    _training(
+        "mg-better-weak",
+        "Reviews",
+        "Under weak augmentation and for few epochs it beats the contrastive loss.",
+        _accuracies("weak", ((GAP, CROSS_VIEW), (GAP, NT_XENT))),
+    ),
+    _training(
+        "mg-less-sensitive",
+        "Abstract, implied",
+        "It leans less on augmentations than contrastive losses do.",
+        FromRuns(
+            tuple(
+                Test(
+                    f"gain in {says} from large augmentations, {other} minus {GAP}",
+                    lambda f, name=name, other=other: _gain(f, other, name) - _gain(f, GAP, name),
+                )
+                for name, says in ACCURACIES
+                for other in (CROSS_VIEW, NT_XENT)
+            )
+        ),
+    ),
+    _training(
+        "mg-distances",
+        "Abstract, implied",
+        "It presses the two views of an image together less than a contrastive loss does.",
+        FromRuns(
+            tuple(
+                _difference(
+                    policy, GAP, CROSS_VIEW, f"{space}_positive_relative", f"distance of pairs over typical, {space}"
+                )
+                for policy in POLICIES
+                for space in ("projector", "encoder")
+            )
+        ),
+    ),
+    _training(
+        "mg-strong",
+        "Reviews",
+        "Under strong augmentation it falls slightly behind strong baselines.",
+        _accuracies("large", ((NT_XENT, GAP), (VICREG, GAP))),
+    ),
+    Claim(
+        "imagenet",
+        "mg-imagenet",
+        "Abstract",
+        "A ViT-B/16 trained on ImageNet with crop and flip alone reaches 74.2 %, against 72.9 % for I-JEPA.",
+        Untestable("It takes ImageNet, a ViT-B/16 and several machines; the page has the configuration and its cost."),
+    ),
+)

@@ -1,0 +1,71 @@
+"""What the encoders of a run make of images, epoch by kept epoch."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslbook import data, hardware
+from sslbook.config import Config
+from sslbook.data import ImageSet
+from sslbook.methods import Method
+from sslbook.runs import Run
+
+BATCH = 128
+"""Images in a measured sub-batch: the batch of Fig. 3 of Cosentino et al. (2022)."""
+
+_PAIRS = 2048
+
+
+class Observation(NamedTuple):
+    """After one kept epoch: the method in evaluation mode on the CPU, and features (N, D) by the name of the images."""
+
+    epoch: int
+    method: Method
+    features: dict[str, Tensor]
+
+
+def observe(run: Run, images: dict[str, Tensor], device: str | None = None) -> Iterator[Observation]:
+    """The features of named `images`, of any image set, each (N, C, H, W), uint8 or float in [0, 1].
+
+    Yields an observation for each kept epoch. `device` as in `runs.ensure`.
+    """
+    hardware.keep_memory()
+    for epoch in run.snapshots:
+        method = run.method(epoch)
+        with hardware.claim_device(device) as chosen:
+            method.to(chosen, memory_format=torch.channels_last)
+            features = {name: encode(method, tensor, chosen) for name, tensor in images.items()}
+        yield Observation(epoch, method.cpu(), features)
+
+
+@torch.no_grad()
+def encode(method: Method, images: Tensor, device: str = "cpu") -> Tensor:
+    """The features (N, D) in float32 of `images`, uint8 or float in [0, 1], in the precision of training."""
+    with hardware.autocast(device):
+        batches = (batch.to(device) for batch in images.split(BATCH))
+        floats = (batch.float() / 255 if batch.dtype == torch.uint8 else batch for batch in batches)
+        return torch.cat([method.encode(batch).float().cpu() for batch in floats])
+
+
+def held_out(config: Config) -> ImageSet:
+    """The test images that a run is measured on: balanced, a fifth of the training images where it trains on a part."""
+    test = data.load(config.data.name, "test")
+    if config.data.images is None:
+        return test
+    return test.subset(data.balanced_order(test.fine, seed=3)[: config.data.images // 5])
+
+
+def pairs(config: Config, train: ImageSet) -> tuple[ImageSet, Tensor, Tensor]:
+    """A fixed balanced 2048 of the training images, a multiple of `BATCH`, and two views of each by the run's policy.
+
+    The draws are the same at every epoch and for every run.
+    """
+    order = data.balanced_order(train.fine, seed=2)[: min(_PAIRS, len(train) // BATCH * BATCH)]
+    # Balanced as a whole, in random order: a balanced order would keep images of a class apart in every sub-batch.
+    chosen = train.subset(order[np.random.RandomState(3).permutation(len(order))])
+    generator = torch.Generator().manual_seed(0)
+    first, second = (config.views(chosen.images, generator) for _ in range(2))
+    return chosen, first, second

@@ -1,0 +1,194 @@
+"""What a paper is to the book: the runs that it plans, what is measured of them, and the claims that these decide."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sslbook import data, hardware, ledger, runs
+from sslbook.config import Config, require
+from sslbook.data import Data
+from sslbook.ledger import Claim, FromRuns, Verdict
+from sslbook.papers.cost import require_affordable
+
+PROFILES = ("smoke", "laptop", "paper")
+
+
+class Planned(NamedTuple):
+    """A run that a figure needs. Its `labels`, as {"strength": "large"}, name it in frames, listings and figures."""
+
+    config: Config
+    labels: dict[str, Any]
+
+
+class Finished(NamedTuple):
+    """A planned run that is there."""
+
+    run: runs.Run
+    labels: dict[str, Any]
+
+
+def check(profile: str, dataset: str | None = None, seeds=None, device: str | None = None) -> None:
+    """Raise `ValueError` with the allowed values if a notebook parameter is not one of them."""
+    require(profile in PROFILES, f"profile is {profile!r}; allowed are {', '.join(map(repr, PROFILES))}.")
+    require(
+        dataset is None or dataset in data.SETS,
+        f"dataset is {dataset!r}; allowed are None, {', '.join(map(repr, data.SETS))}.",
+    )
+    whole = isinstance(seeds, (list, tuple)) and all(type(s) is int and 0 <= s < 2**31 for s in seeds)
+    require(
+        seeds is None or (whole and 0 < len(seeds) == len(set(seeds))),
+        f"seeds is {seeds!r}; allowed are None or a list of different integers of at least 0.",
+    )
+    hardware.check_device(device)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper. Its folder below `sslbook.papers` has the `name`, and an `__init__` that makes this object as `PAPER`.
+
+    `plans` gives for each figure a function of the profile to the runs behind it, the most valuable first; "main" are
+    those that decide claims unless these say otherwise. `measure(run, device)` yields a dictionary of arrays for each
+    kept epoch (pictures as uint8), kept beside the run under `version`, which rises when an array changes its meaning;
+    `row(config, arrays)` makes the scalars of one epoch's arrays. The book needs the figures `shown`; those of `sweep`
+    go beyond the paper. `colours` and `dashes` are those of labels in figures.
+    """
+
+    name: str
+    title: str
+    plans: dict[str, Callable[[str], list[Planned]]]
+    measure: Callable[[runs.Run, str | None], Iterator[dict[str, Tensor]]]
+    row: Callable[[Config, dict[str, Tensor]], dict[str, float]]
+    claims: tuple[Claim, ...]
+    version: int = 1
+    shown: tuple[str, ...] = ("main",)
+    sweep: tuple[str, ...] = ()
+    colours: dict[str, str] = field(default_factory=dict)
+    dashes: dict[str, tuple] = field(default_factory=dict)
+
+    def plan(
+        self, figure: str = "main", profile: str = "laptop", dataset: str | None = None, seeds=None
+    ) -> list[Planned]:
+        """The runs behind a figure; `seeds` take the place of the planned ones, seed after seed.
+
+        Of runs on several image sets those on `dataset` are taken. Where none is planned on it, it takes the place of
+        the planned set, with as many images (all, of `shapes`).
+
+        Raises `ValueError` for an unknown figure, profile or data set, and for seeds that are not different integers.
+        """
+        allowed = ", ".join(map(repr, self.plans))
+        require(figure in self.plans, f"figure is {figure!r}; allowed are {allowed}.")
+        check(profile, dataset, seeds)
+        planned = self.plans[figure](profile)
+        if seeds is not None:
+            kinds = {config.replace(seed=0).id: (config, labels) for config, labels in reversed(planned)}
+            kinds = list(reversed(kinds.values()))
+            planned = [Planned(config.replace(seed=seed), labels) for seed in seeds for config, labels in kinds]
+        on_it = [each for each in planned if each.config.data.name == dataset]
+        return on_it or [Planned(_with_dataset(config, dataset), labels) for config, labels in planned]
+
+    def find(self, planned: Iterable[Planned]) -> list[Finished]:
+        """Those of the planned runs that are here or shipped; nothing is trained."""
+        return [Finished(run, labels) for config, labels in planned if (run := runs.find(config)) is not None]
+
+    def obtain(
+        self, planned: list[Planned], *, device: str | None = None, time_limit: float | None = None
+    ) -> Iterator[Finished]:
+        """The planned runs one after the other, the missing ones trained. Raises as `require_affordable` does."""
+        require_affordable([config for config, _ in planned], device)
+        started = time.monotonic()
+        for config, labels in planned:
+            left = None if time_limit is None else time_limit - (time.monotonic() - started)
+            yield Finished(runs.ensure(config, device=device, time_limit=left), labels)
+
+    def arrays(self, run: runs.Run, device: str | None = None) -> dict[str, Tensor]:
+        """What `measure` gives, stacked over the T kept epochs: `epoch` (T,), and each array (T, …).
+
+        Measured once and kept beside the run; raises `ValueError` for a record without it.
+        """
+        return run.measured(self.name, self.version, lambda run: self._stack(run, device))
+
+    def _stack(self, run: runs.Run, device: str | None) -> dict[str, Tensor]:
+        measured = list(self.measure(run, device))
+        stacked = {name: torch.stack([_compact(row[name]) for row in measured]) for name in measured[0]}
+        return {"epoch": torch.tensor(list(run.snapshots))} | stacked
+
+    def frame(self, found: Iterable[Finished]) -> pd.DataFrame:
+        """One row for each run and kept epoch: its labels, `seed`, `epoch`, the identity `run`, and the scalars of
+        `row`."""
+        rows = []
+        for run, labels in found:
+            arrays = self.arrays(run)
+            for t, epoch in enumerate(arrays["epoch"].tolist()):
+                about = labels | {"seed": run.config.seed, "epoch": epoch, "run": run.config.id}
+                now = {name: values[t] for name, values in arrays.items() if name != "epoch"}
+                rows.append(about | self.row(run.config, now))
+        return pd.DataFrame(rows)
+
+    def entries(self, found: Iterable[Finished], name: str) -> pd.DataFrame:
+        """One row for each run, kept epoch and entry of the array `name` of `measure`: labels, `seed`, `epoch`, `index`
+        (from 1) and `value`.
+
+        Raises `ValueError` if a run has no such array.
+        """
+        frames = []
+        for run, labels in found:
+            arrays = self.arrays(run)
+            require(name in arrays, f"Run {run.config.id} has no array {name!r}; it has {', '.join(arrays)}.")
+            values = arrays[name].double().reshape(len(arrays["epoch"]), -1).numpy()
+            table = pd.DataFrame(values, index=arrays["epoch"].tolist(), columns=range(1, values.shape[1] + 1))
+            long = table.rename_axis(index="epoch", columns="index").stack().rename("value").reset_index()
+            frames.append(long.assign(**labels, seed=run.config.seed))
+        return pd.concat(frames, ignore_index=True)
+
+    def claim(self, id: str) -> Claim:
+        """The claim of this id."""
+        known = {claim.id: claim for claim in self.claims}
+        require(id in known, f"The claim {id!r} is unknown; known are {', '.join(known)}.")
+        return known[id]
+
+    def judge(self, claim: Claim, found: list[Finished], profile: str, frame: pd.DataFrame | None = None) -> Verdict:
+        """The verdict on `claim` from the runs `found` at `profile`; nothing is decided unless they are those declared.
+
+        `frame` spares measuring again: it is `frame(found)`.
+        """
+        if not isinstance(claim.evidence, FromRuns):
+            return ledger.judge(claim)
+        if not found or PROFILES.index(profile) < PROFILES.index(claim.evidence.profile):
+            return ledger.judge(claim)
+        declared = {config.id for config, _ in self.plan(claim.evidence.figure, profile)}
+        complete = {run.config.id for run, _ in found} == declared
+        return ledger.judge(claim, self.frame(found) if complete and frame is None else frame, complete)
+
+    def verdicts(self, profile: str = "laptop", *ids: str, dataset: str | None = None, seeds=None) -> list[Verdict]:
+        """The verdicts on the claims `ids` (all by default) from the finished runs of `profile`; nothing is trained.
+
+        Runs on another `dataset` or of other `seeds` than the declared ones decide nothing.
+        """
+        chosen = [self.claim(id) for id in ids] or list(self.claims)
+        evidence: dict[str, tuple] = {}
+        for figure in dict.fromkeys(c.evidence.figure for c in chosen if isinstance(c.evidence, FromRuns)):
+            found = self.find(self.plan(figure, profile, dataset, seeds))
+            evidence[figure] = found, self.frame(found) if found else None
+        return [self.judge(c, *_behind(c, evidence, profile)) for c in chosen]
+
+
+def _compact(value) -> Tensor:
+    """As records keep it: pictures as bytes, all else in float32."""
+    value = torch.as_tensor(value)
+    return value if value.dtype == torch.uint8 else value.float()
+
+
+def _behind(claim: Claim, evidence: dict, profile: str) -> tuple:
+    found, frame = evidence.get(getattr(claim.evidence, "figure", None), ([], None))
+    return found, profile, frame
+
+
+def _with_dataset(config: Config, name: str | None) -> Config:
+    if name in (None, config.data.name):
+        return config
+    return config.replace(data=Data(name, config.data.images if name != "shapes" else None))

@@ -1,0 +1,250 @@
+"""Laws of executing a page: its own kernel answers its expressions, bad input gets a sentence, odd paths work."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from sslbook import cli, pages
+
+ROOT = Path(__file__).parents[1]
+PARAMETERS = """profile: str = "laptop"  # the scale
+seeds: list[int] = None  # one run for each
+text: str = "a=b"  # with a sign that papermill does not read
+share: float = 0.5
+"""
+
+expressions = st.sampled_from(["x", "1 + 1", 'f"{x:.2f}"', "v['a']", 'f"`{x}`"'])
+ticks = st.sampled_from(["``", "```"])  # more than any expression holds
+spans = st.one_of(
+    st.sampled_from(
+        ["word", "- dash", "$x$", r"\`", "`code`", "`` ` ``", "`{eval}`", r"\{eval}`x`", "{cite:p}`x`"]
+    ).map(lambda text: (text, [])),
+    st.sampled_from(["x", "1 +\n1", "v['a']"]).map(lambda e: (f"{{eval}}`{e}`", [e.replace("\n", " ")])),
+    st.tuples(ticks, expressions).map(lambda pair: (f"{{eval}}{pair[0]}{pair[1]}{pair[0]}", [pair[1]])),
+)
+
+
+def joined(parts, between):
+    return between.join(text for text, _ in parts), [role for _, found in parts for role in found]
+
+
+paragraphs = st.lists(spans, max_size=4).map(lambda parts: joined([("Text", []), *parts], " "))
+codes = st.tuples(
+    st.sampled_from(["```", "~~~~", "```python", "````{code-block} python", "```{math}"]), paragraphs
+).map(lambda pair: (f"{pair[0]}\n{pair[1][0]}\n{'`' * 5 if pair[0][0] == '`' else '~' * 5}", []))
+directives = st.tuples(paragraphs, codes).map(
+    lambda pair: (f"``````{{note}}\n{pair[0][0]}\n\n{pair[1][0]}\n``````", pair[0][1])
+)
+texts = st.lists(paragraphs | codes | directives, max_size=4).map(lambda parts: joined(parts, "\n\n"))
+
+
+@given(texts)
+def test_the_roles_of_a_text_are_those_it_was_made_of_and_none_stands_in_code(made):
+    text, expected = made
+    found = pages.roles(text)
+    assert [expression for _, expression in found] == expected
+    for place, expression in found:
+        assert text[place].startswith("{eval}`") and text[place].endswith("`")
+        assert expression in text[place].replace("\n", " ")
+
+
+def notebook(folder, *cells, name="page.ipynb", kernel="python3"):
+    """The path of a notebook of these cells after one of parameters; a string that begins with `#` is Markdown."""
+    made = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    made += [new_markdown_cell(cell) if cell.startswith("#") else new_code_cell(cell) for cell in cells]
+    spec = {"kernelspec": {"name": kernel, "display_name": "Python 3", "language": "python"}}
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=made, metadata=spec), folder / name)
+    return folder / name
+
+
+def test_answers_are_kept_as_the_kernel_gives_them_with_the_state_after_the_last_cell(tmp_path):
+    text = '# Of {eval}`x`, {eval}``f"`{text}`"`` and again {eval}`x`\n\n`{eval}` `x`\n\n```python\n{eval}`none`\n```'
+    source = notebook(
+        tmp_path, text, "x = 1", "# No role", "x = -0.5\nfrom sslbook.pages import note", "note(seeds=[3])"
+    )
+    copy = nbformat.read(pages.execute(source, "smoke", tmp_path / "copy.ipynb", text="c=d"), 4)
+    answers = [("x", "-0.5"), ('f"`{text}`"', "'`c=d`'"), ("x", "-0.5")]
+    asked, silent = (cell for cell in copy.cells if cell.cell_type == "markdown")
+    assert asked.metadata["user_expressions"] == [
+        {"expression": expression, "result": {"status": "ok", "data": {"text/plain": answer}, "metadata": {}}}
+        for expression, answer in answers
+    ]
+    assert asked.source == text and "user_expressions" not in silent.metadata
+    facts = copy.metadata["sslbook"]
+    assert facts["seeds"] == [3] and facts["profile"] == "smoke"
+    assert facts["parameters"] == {"profile": "smoke", "text": "c=d"}
+
+
+def test_an_expression_that_fails_stops_the_page_with_its_name_its_cell_and_the_exception(tmp_path):
+    source = notebook(tmp_path, "# Of {eval}`profile`", "# Where {eval}``f'{nothing}'`` is")
+    output = tmp_path / "copy.ipynb"
+    with pytest.raises(pages.NotebookError) as stopped:
+        pages.execute(source, "smoke", output)
+    failed = output.with_suffix(".failed.ipynb")
+    assert str(stopped.value) == (
+        "page.ipynb: {eval}``f'{nothing}'`` in the cell '# Where {eval}``f'{nothing}'`` is' raised NameError: "
+        f"name 'nothing' is not defined. The copy up to there is {failed}."
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"page.ipynb", failed.name}
+    good, bad = (cell.metadata["user_expressions"][0]["result"] for cell in nbformat.read(failed, 4).cells[-2:])
+    assert good["data"]["text/plain"] == "'smoke'" and bad["ename"] == "NameError"
+    assert "sslbook" not in nbformat.read(failed, 4).metadata
+
+
+def test_a_cell_that_fails_leaves_the_expressions_unasked(tmp_path):
+    source = notebook(tmp_path, "# Of {eval}`x`", "1 / 0")
+    with pytest.raises(pages.NotebookError, match=r"page\.ipynb stopped in cell 3 with ZeroDivisionError"):
+        pages.execute(source, "smoke", tmp_path / "copy.ipynb")
+    (text,) = (c for c in nbformat.read(tmp_path / "copy.failed.ipynb", 4).cells if c.source.startswith("# Of"))
+    assert "user_expressions" not in text.metadata
+
+
+def test_a_kernel_that_dies_is_told_in_a_sentence(tmp_path):
+    source = notebook(tmp_path, "import os\nos._exit(1)")
+    with pytest.raises(pages.NotebookError, match=r"page\.ipynb stopped because its kernel died\. The copy up to"):
+        pages.execute(source, "smoke", tmp_path / "copy.ipynb")
+
+
+@pytest.mark.parametrize("short", [True, False], ids=["sockets in /tmp", "TCP"])
+def test_the_path_of_the_folder_for_temporary_files_may_be_long(tmp_path, monkeypatch, short):
+    folder = tmp_path / ("long" * 40)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, *mode: (short or path != "/tmp") and access(path, *mode))
+    source = notebook(
+        tmp_path, "import ipykernel.kernelapp as k\nused = k.IPKernelApp.instance().transport", "# {eval}`used`"
+    )
+    copy = nbformat.read(pages.execute(source, "smoke", tmp_path / "copy.ipynb"), 4)
+    (answer,) = copy.cells[-1].metadata["user_expressions"]
+    assert answer["result"]["data"]["text/plain"] == ("'ipc'" if short and os.name == "posix" else "'tcp'")
+
+
+def test_braces_in_the_path_of_a_book_are_kept(tmp_path):
+    root = tmp_path / "a {profile} {} {0} {"
+    source = notebook(root / "notebooks", "import os\nwhere = os.getcwd()", "# {eval}`where`", name="{text}.ipynb")
+    (root / "_toc.yml").touch()
+    copy = pages.execute(source, "smoke")
+    assert copy == root / "_build/executed/smoke/notebooks/{text}.ipynb"
+    (answer,) = nbformat.read(copy, 4).cells[-1].metadata["user_expressions"]
+    assert answer["result"]["data"]["text/plain"] == repr(str(root))
+
+
+@pytest.mark.parametrize("kernel", ["python3", "another"])
+def test_a_page_runs_in_this_interpreter_whatever_kernels_there_are(tmp_path, monkeypatch, kernel):
+    folder = tmp_path / "share" / "kernels" / kernel
+    folder.mkdir(parents=True)
+    dead = {"argv": ["false", "{connection_file}"], "display_name": kernel, "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(dead))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+    source = notebook(tmp_path, "import sys", "# {eval}`sys.executable`", kernel=kernel)
+    (answer,) = (
+        nbformat.read(pages.execute(source, "smoke", tmp_path / "copy.ipynb"), 4).cells[-1].metadata.user_expressions
+    )
+    assert answer["result"]["data"]["text/plain"] == repr(sys.executable)
+
+
+def test_the_executed_copy_never_replaces_its_source(tmp_path, capsys):
+    source = notebook(tmp_path)
+    before = source.read_bytes()
+    (tmp_path / "link.ipynb").symlink_to(source)
+    for output in (source, tmp_path / "link.ipynb", tmp_path / "none" / ".." / "page.ipynb"):
+        assert cli.main(["notebook", str(source), "--profile", "smoke", "--output", str(output)]) == 1
+        assert (
+            capsys.readouterr().err
+            == f"The executed copy would replace its own source {source}: name another output.\n"
+        )
+    assert source.read_bytes() == before
+
+
+ODD = {
+    "[0, True]": "seeds is [0, True]; page.ipynb takes list[int] or None.",
+    "{1, 2}": "seeds is {1, 2}; page.ipynb takes list[int] or None.",
+    "[yes]": "seeds is '[yes]'; page.ipynb takes list[int] or None.",
+    "3": "seeds is 3; page.ipynb takes list[int] or None.",
+}
+
+
+@pytest.mark.parametrize("value, sentence", ODD.items())
+def test_a_parameter_of_another_kind_than_its_annotation_is_refused(tmp_path, capsys, value, sentence):
+    source = notebook(tmp_path)
+    copy = str(tmp_path / "copy.ipynb")
+    assert cli.main(["notebook", str(source), "--output", copy, "-p", "seeds", value]) == 1
+    assert capsys.readouterr().err == f"{sentence}\n"
+
+
+@pytest.mark.parametrize("values", [{"text": None}, {"text": 1}, {"share": True}, {"share": "0.5"}, {"seeds": (0, 1)}])
+def test_each_kind_has_its_values(tmp_path, values):
+    with pytest.raises(
+        ValueError, match=rf"{next(iter(values))} is .*; page\.ipynb takes (str|float|list\[int\] or None)\."
+    ):
+        pages.execute(notebook(tmp_path), "smoke", tmp_path / "copy.ipynb", **values)
+
+
+def test_papermill_itself_is_refused_what_the_page_does_not_take(tmp_path):
+    papermill.engines.papermill_engines.register("sslbook", pages.engine.Engine)
+    for values, sentence in (({"seeds": [True]}, r"seeds is \[True\]; page"), ({"sead": 1}, "has no parameter sead")):
+        with pytest.raises(ValueError, match=sentence):
+            papermill.execute_notebook(notebook(tmp_path), tmp_path / "copy.ipynb", values, "sslbook")
+
+
+def test_every_parameter_is_found_whatever_its_default_holds(tmp_path):
+    found = pages.parameters(notebook(tmp_path))
+    assert found == {"profile": "'laptop'", "seeds": "None", "text": "'a=b'", "share": "0.5"}
+
+
+def test_parameters_that_are_not_python_are_refused_with_the_line(tmp_path):
+    made = nbformat.read(notebook(tmp_path), 4)
+    made.cells[0].source += "%matplotlib inline\n"
+    nbformat.write(made, tmp_path / "page.ipynb")
+    with pytest.raises(ValueError, match=r"The parameters of page\.ipynb are not Python: .* in line 5\."):
+        pages.parameters(tmp_path / "page.ipynb")
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A folder that says of this checkout what an installation of it says: the entry points of `pyproject.toml`."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    lines = [f"[{group}]\n" + "\n".join(f"{k} = {v}" for k, v in names.items()) for group, names in groups.items()]
+    (tmp_path / "site" / "sslbook-0.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "sslbook-0.dist-info" / "entry_points.txt").write_text("\n".join(lines))
+    return os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+
+
+def test_papermill_finds_the_engine_by_its_entry_point(tmp_path, installed):
+    copy = tmp_path / "copy.ipynb"
+    source = notebook(tmp_path, "# {eval}`profile`")
+    command = [sys.executable, "-m", "papermill", source, copy, "--engine", "sslbook", "-p", "profile", "smoke"]
+    run = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": installed}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (answer,) = nbformat.read(copy, 4).cells[-1].metadata["user_expressions"]
+    assert answer["result"]["data"]["text/plain"] == "'smoke'"
+    assert nbformat.read(copy, 4).metadata["sslbook"]["profile"] == "smoke"
+
+
+def test_the_library_can_be_imported_before_papermill(installed):
+    run = [sys.executable, "-c", "import sslbook.pages, sslbook.pages.kernel"]
+    assert subprocess.run(run, cwd="/", env=os.environ | {"PYTHONPATH": installed}).returncode == 0
+
+
+def test_an_installation_of_this_checkout_registers_the_engine():
+    """Read from the metadata of the installed package, where that is this checkout."""
+    installations = list(importlib.metadata.distributions(name="sslbook"))
+    origins = [json.loads(found.read_text("direct_url.json") or "{}").get("url") for found in installations]
+    if ROOT.as_uri() not in origins:
+        pytest.skip(f"the installed sslbook is that of {', '.join(filter(None, origins))}, not of this checkout")
+    (engine,) = installations[origins.index(ROOT.as_uri())].entry_points.select(group="papermill.engine")
+    assert engine.name == "sslbook" and engine.load() is pages.engine.Engine

@@ -1,0 +1,216 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from sslbook import ledger, papers
+from sslbook.ledger import (
+    FALSE,
+    NOT_REPRODUCED,
+    PARTLY,
+    REPRODUCED,
+    UNDECIDED,
+    UNTESTABLE,
+    Claim,
+    Counterexample,
+    FromDraws,
+    FromRuns,
+    Test,
+    Untestable,
+)
+from sslbook.papers.geometry import PAPER, STRENGTHS
+from sslbook.papers.paper import Finished
+from sslbook.runs import Run
+
+
+def values(*numbers):
+    return lambda frame=None: pd.Series(numbers, index=range(1, len(numbers) + 1))
+
+
+def claim(evidence):
+    return Claim("page", "some", "nowhere", "something", evidence)
+
+
+def judged(*tests, seeds=3):
+    return ledger.judge(claim(FromDraws(tests, seeds))).status
+
+
+HOLDS, FAILS = Test("holds", values(1.0, 1.1, 0.9)), Test("fails", values(-1.0, -1.1, -0.9))
+OPEN = Test("open", values(-3.0, 1.0, 3.0))
+
+
+def test_the_interval_is_that_of_student():
+    sample = np.random.default_rng(0).normal(size=5)
+    mean, low, high = ledger.interval(sample)
+    expected = stats.ttest_1samp(sample, 0).confidence_interval(0.95)
+    assert mean == pytest.approx(sample.mean()) and (low, high) == pytest.approx((expected.low, expected.high))
+    assert ledger.interval([2.0]) == (2.0, -math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("tests", "status"),
+    [
+        ((HOLDS,), REPRODUCED),
+        ((HOLDS, HOLDS), REPRODUCED),
+        ((FAILS,), NOT_REPRODUCED),
+        ((HOLDS, FAILS), PARTLY),
+        ((HOLDS, OPEN), PARTLY),
+        ((FAILS, OPEN), NOT_REPRODUCED),
+        ((OPEN,), UNDECIDED),
+    ],
+)
+def test_the_rules_of_decision(tests, status):
+    assert judged(*tests) == status
+
+
+def test_too_few_seeds_decide_nothing():
+    assert judged(Test("holds", values(1.0, 1.1)), seeds=3) == UNDECIDED
+    assert judged(Test("one lacks", values(1.0, 1.1, math.nan)), seeds=3) == UNDECIDED
+
+
+def test_a_changed_threshold_changes_the_verdict():
+    some = claim(FromDraws((HOLDS,), 3))
+    assert ledger.judge(some).status == REPRODUCED
+    stricter = ledger.with_thresholds(some, 2)
+    assert ledger.judge(stricter).status == NOT_REPRODUCED and some.evidence.tests[0].threshold == 0
+    with pytest.raises(ValueError, match="has 1 tests; 2 thresholds"):
+        ledger.with_thresholds(some, 1, 2)
+
+
+@pytest.mark.parametrize("tests", [1, 4])
+def test_chance_alone_reproduces_one_claim_in_forty(tests):
+    """Of values without any effect a test holds with probability 2.5 %, and all of several hold less often."""
+    random = np.random.default_rng(0)
+    found = [judged(*(Test("none", values(*random.normal(size=4))) for _ in range(tests))) for _ in range(2000)]
+    share = found.count(REPRODUCED) / len(found)
+    assert 0.018 < share < 0.033 if tests == 1 else share < 0.001
+
+
+def test_ids_are_unique_over_all_papers():
+    ids = [claim.id for name in papers.names() for claim in papers.paper(name).claims]
+    assert len(set(ids)) == len(ids) >= 40
+    for id in ids:
+        paper, claim = papers.claim(id)
+        evidence = claim.evidence
+        assert isinstance(evidence, (FromRuns, FromDraws, Counterexample, Untestable))
+        if isinstance(evidence, FromRuns):
+            assert evidence.seeds >= 3 and evidence.profile != "smoke" and evidence.figure in paper.plans
+
+
+def finished(planned, **changes):
+    return [Finished(Run(config.replace(**changes), None), labels) for config, labels in planned]
+
+
+def test_runs_at_smoke_on_other_data_of_other_seeds_or_not_all_decide_nothing():
+    claim = PAPER.claim("fig1-order")
+    table = frame(effective_rank=lambda i, e: 32 - i * e / 8)
+    declared = finished(PAPER.plan("main", "laptop"))
+
+    def status(found, profile="laptop"):
+        return PAPER.judge(claim, found, profile, table).status
+
+    assert status(declared) == REPRODUCED
+    assert status(declared[:-1]) == status([]) == UNDECIDED
+    assert status([*declared, *finished(PAPER.plan("main", "laptop", seeds=[0]))]) == UNDECIDED
+    assert status(finished(PAPER.plan("main", "laptop", dataset="shapes"))) == UNDECIDED
+    assert status(finished(PAPER.plan("main", "smoke")), "smoke") == UNDECIDED
+    assert status(finished(PAPER.plan("main", "smoke")), "laptop") == UNDECIDED
+
+
+def test_without_complete_runs_nothing_is_decided():
+    some = claim(FromRuns((HOLDS,)))
+    assert ledger.judge(some, pd.DataFrame({"run": ["a"]}), complete=False).status == UNDECIDED
+    verdict = ledger.judge(some, pd.DataFrame({"run": ["a", "b", "a"]}), complete=True)
+    assert verdict.status == REPRODUCED and verdict.runs == ("a", "b")
+
+
+def test_false_statements_are_false_by_a_counterexample():
+    theory = [
+        claim
+        for name in papers.names()
+        for claim in papers.paper(name).claims
+        if isinstance(claim.evidence, Counterexample)
+    ]
+    assert len(theory) >= 8
+    for each in theory:
+        verdict = ledger.judge(each)
+        assert verdict.status == FALSE and verdict.violation > 1e-2
+    assert ledger.judge(claim(Counterexample(lambda: 1e-12))).status == UNDECIDED
+    assert ledger.judge(claim(Untestable("no experiment"))).status == UNTESTABLE
+
+
+def frame(**columns):
+    """A frame of three seeds, three strengths and three kept epochs; a column is a function of strength and epoch."""
+    rows = [
+        {"strength": s, "seed": seed, "epoch": e, "run": f"{s}{seed}"}
+        | {n: f(i, e) + 1e-6 * seed for n, f in columns.items()}
+        for i, s in enumerate(STRENGTHS)
+        for seed in (1, 2, 3)
+        for e in (0, 4, 8)
+    ]
+    return pd.DataFrame(rows)
+
+
+def statistics(id, table):
+    return [test.statistic(table).mean() for test in PAPER.claim(id).evidence.tests]
+
+
+def test_statistics_measure_what_they_say():
+    """Each on a frame with a known answer; i is the strength (0 small, 1 moderate, 2 large), e the epoch."""
+    falling = frame(effective_rank=lambda i, e: 32 - i * e / 8)
+    assert statistics("fig1-order", falling) == pytest.approx([1, 1])
+    assert statistics("fig1-small", frame(effective_rank=lambda i, e: 100 + e / 8)) == pytest.approx([0.01], abs=1e-6)
+    accurate = frame(knn=lambda i, e: 0.1 * i, linear=lambda i, e: 0.2 * i)
+    assert statistics("fig1-accuracy", accurate) == pytest.approx([0.1, 0.1, 0.2, 0.2])
+    near = frame(distance_unit_mean=lambda i, e: -i, distance_relative_mean=lambda i, e: -3 * i)
+    assert statistics("fig5-distance", near) == pytest.approx([1, 1, 3, 3])
+    bound = frame(loss=lambda i, e: 1.0, upper=lambda i, e: 1.0 + (e + 1) / 10)
+    assert statistics("prop3.1-bound", bound) == pytest.approx([0.1] * 3)
+    agreement = frame(fine=lambda i, e: i * e / 8, coarse=lambda i, e: (i + 1) * (e / 8) ** i)
+    assert statistics("fig6-order", agreement) == pytest.approx([1, 1, 1, 1])
+    assert statistics("fig6-speed", agreement) == pytest.approx([0.25], abs=1e-4)
+    assert statistics("fig7-drop", frame(unexplained=lambda i, e: 0.6 / (1 + e / 4))) == pytest.approx(
+        [3, 0.55], abs=1e-4
+    )
+    pulls = frame(attraction_gradient=lambda i, e: i, repulsion_gradient=lambda i, e: 2 - i)
+    assert statistics("fig2-weight", pulls) == pytest.approx([0.5, 0.5], abs=1e-5)
+    kernel = frame(energy_displacement=lambda i, e: 1 - i * e / 16, energy_features=lambda i, e: 1.0)
+    assert statistics("prop4.1-trend", kernel) == pytest.approx([1, 1], abs=1e-4)
+
+
+def test_tracking_is_of_the_repulsion_parts():
+    """With the shared attraction the curves below would correlate at 0.99; without it they oppose each other."""
+    table = frame(
+        invariance=lambda i, e: -e,
+        loss=lambda i, e: 2 * -e + 0.1 * e,
+        upper=lambda i, e: 2 * -e - 0.1 * e,
+    )
+    assert statistics("fig3-tracks", table) == pytest.approx([-1, -1, -1], abs=1e-3)
+
+
+def test_the_value_of_a_label_is_by_seed_at_start_half_and_end():
+    table = frame(knn=lambda i, e: 10 * i + e)
+    assert [
+        ledger.value(table, "knn", when, strength="large").round(3).tolist() for when in ("start", "half", "end")
+    ] == [
+        [20, 20, 20],
+        [24, 24, 24],
+        [28, 28, 28],
+    ]
+    assert ledger.value(table, "knn", strength="huge").empty
+    with pytest.raises(ValueError, match="'knn' has several values for a seed and an epoch where nothing is said"):
+        ledger.value(table, "knn")
+
+
+def test_rows_say_what_every_test_measured_and_why_there_is_none():
+    judged = PAPER.verdicts("laptop", "fig10-rank", "prop4.1-iff", "sec5-depth")
+    draws, counter, none = ledger.rows(judged)
+    assert [row.status for row in (draws, counter, none)] == [REPRODUCED, FALSE, UNTESTABLE]
+    assert draws.mean > draws.threshold and draws.value() == f"{draws.mean:.3g} ({draws.low:.3g} to {draws.high:.3g})"
+    assert (
+        counter.value() == "1.41" and counter.limit() == "1e-06" and "no experiment" in none.test and not none.value()
+    )
+    (undecided,) = ledger.rows(PAPER.verdicts("smoke", "fig1-order"))
+    assert undecided.test == "no runs at this scale"
