@@ -130,7 +130,7 @@ def orbit_rank(
 def arc_length(max_degrees: float, *, size: int = 32, seed: int = 0) -> float:
     """Length, in pixels, of what lies inside the picture of the arc that the pixel of `orbit_rank` travels.
 
-    For a full turn it is 2πr, r the distance from the centre, or less: a pixel near a corner spends part of its arc outside.
+    A full turn has the length 2πr, r the distance from the centre, or less: corners turn out of the picture.
     """
     generator = np.random.default_rng(seed)
     row, column = (generator.integers(0, size) - (size - 1) / 2 for _ in range(2))
