@@ -70,9 +70,10 @@ def ridge_probe(
         features = _standardised(*(torch.cat([x, x[:, i] * x[:, j]], 1) for x in features))
     centre = train_targets.double().mean(0)
     targets = [y.double() - centre for _, y in sets]
-    values, vectors = torch.linalg.eigh(features[0].T @ features[0] / len(train))
-    along = vectors.T @ (features[0].T @ targets[0]) / len(train)
-    weights = torch.stack([vectors @ (along / (values.clamp(min=0) + penalty)[:, None]) for penalty in PENALTIES])
+    gram, along = (features[0].T @ x / len(train) for x in (features[0], targets[0]))
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factors = (torch.linalg.cholesky(gram + penalty * identity) for penalty in PENALTIES)
+    weights = torch.stack([torch.cholesky_solve(along, factor) for factor in factors])
     best = (features[1] @ weights - targets[1]).square().sum(1).argmin(0)
     chosen = weights[best, :, torch.arange(len(best), device=best.device)].T
     residual, spread = features[2] @ chosen - targets[2], targets[2] - targets[2].mean(0)
