@@ -9,7 +9,8 @@ there stand in the place of the `{eval}` roles in its text. Elsewhere
   its name, as in `{{ scoreboard geometry }}`,
 - `{{ verdicts }}` the tables of claims and of the tests and runs that decide them,
 - `{{ verdict id }}` a claim and its verdict,
-- `{{ functions of sslbook.x }}` the documentation of that module, its docstrings read as Markdown,
+- `{{ functions of sslbook.x }}` the documentation of that module, its docstrings read as Markdown; `papers` for x gives
+  that of the modules of all papers,
 - `{{ repository }}` the address of the repository in `_config.yml`.
 """
 
@@ -17,6 +18,7 @@ import ast
 import functools
 import html
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -281,7 +283,18 @@ def plain(text):
 
 
 def document(app, name):
-    """The public functions and classes of a module (and of a package's modules) as MyST directives."""
+    """The public functions and classes of a module (and of a package's modules) as MyST directives.
+
+    Of "papers", those of every paper's modules, each under a heading.
+    """
+    if name == "papers":
+        known = [
+            f"sslbook.papers.{paper}.{part}"
+            for paper in library(name).names()
+            for part in ("plan", "measure", "theory")
+        ]
+        there = [module for module in known if importlib.util.find_spec(module)]
+        return "\n\n".join(f"## `{module}`\n\n{document(app, module)}" for module in there)
     module = importlib.import_module(name)
     parts = [inspect.getdoc(module) or ""]
     app.env.note_dependency(module.__file__)
