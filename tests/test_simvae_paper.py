@@ -1,15 +1,16 @@
 """Laws of the runs, measurements and frames of the chapter on SimVAE."""
 
 import dataclasses
+import math
 
 import pandas as pd
 import pytest
 import torch
 
-from sslbook import data, runs
+from sslbook import data, losses, runs
 from sslbook.ledger import FromRuns
 from sslbook.papers.paper import Finished
-from sslbook.papers.simvae import DISCRIMINATIVE, METHODS, PAPER, SETS, plan
+from sslbook.papers.simvae import DISCRIMINATIVE, METHODS, PAPER, SETS, plan, theory
 from sslbook.papers.simvae.measure import _factors, fresh_decoder, spread_ratio
 
 KINDS = ("SimVAE", "SimCLR")
@@ -183,3 +184,35 @@ def test_a_prior_without_samples_and_the_released_cell_are_measured(knob, tmp_pa
     arrays = PAPER.arrays(run)
     assert ("samples" in arrays) == (knob != "uniform prior")
     assert {"flip", "q", "active"} <= set(arrays)
+
+
+@pytest.mark.parametrize("views", [2, 6, 10])
+def test_the_joint_normal_of_a_group_is_the_marginal_prior(views):
+    z = torch.randn(views, 50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = losses.group_log_prior(z, sigma2=0.15, prior="marginal")
+    torch.testing.assert_close(theory.group_density(z, 0.15), expected)
+
+
+def test_information_on_the_group_is_at_most_log_n_and_that_on_the_view_is_not():
+    known, contrasted = zip(*(theory.instance_information(s, seed=3) for s in (0.05, 0.2, 0.5, 2.0)), strict=True)
+    assert max(known + contrasted) <= math.log(64) and known[0] == pytest.approx(math.log(64), abs=1e-9)
+    assert list(known) == sorted(known, reverse=True)
+    assert all(lower <= upper + 0.02 for lower, upper in zip(contrasted, known, strict=True))
+    assert theory.view_information(10.0, 0.01) > math.log(64)
+    # Of two normal numbers the information is −½ log(1 − ρ²).
+    rho2 = 0.3**2 / (0.3**2 + 0.1**2)
+    assert theory.view_information(0.3, 0.1, dim=1) == pytest.approx(-math.log(1 - rho2) / 2)
+
+
+def test_the_terms_of_the_kept_style_are_those_of_samples():
+    generator = torch.Generator().manual_seed(0)
+    e, n = torch.randn(2, 2, 200_000, generator=generator, dtype=torch.float64)
+    for kept in (0.0, 0.4, 1.0):
+        u, z = e, kept * e + 0.1 * n
+        best = u - z * (u * z).mean() / z.square().mean()
+        terms = theory.kept_style(torch.tensor(kept))
+        assert terms["reconstruction"].item() == pytest.approx(-best.square().mean().item() / 0.2, rel=0.02)
+        prior = losses.group_quadratic(z[..., None], sigma2=0.15, prior="uniform").mean() / 2
+        assert terms["prior"].item() == pytest.approx(-0.5 * prior.item(), rel=0.02)
+    shares = torch.linspace(0, 1, 101)
+    assert theory.kept_style(shares)["both"].argmax() > 0 == theory.kept_style(shares)["prior"].argmax()
