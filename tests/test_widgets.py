@@ -12,7 +12,7 @@ import traitlets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sslbook import data, lie, views, widgets
+from sslbook import data, lie, losses, views, widgets
 from sslbook.papers.geometry import PAPER, STRENGTHS
 from sslbook.widgets import augmentation_strength, one_or_many, orbits, training_scrubbed, weights_on_negatives
 
@@ -227,3 +227,22 @@ def test_one_subspace_misses_what_the_integral_over_the_arc_says(arc):
     exact = widgets.OneOrMany(arc=arc).exact
     assert exact["one"] == pytest.approx(1 / 2 - abs(math.sin(angle)) / (2 * angle), abs=0.005)
     assert exact["met"] <= exact["regions"]
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize(("views", "decoder"), [(2, 1.0), (6, -1.0)])
+def test_drawn_posteriors_are_where_the_bound_is_stationary(prior, views, decoder):
+    explorer = widgets.LatentGroups(views=views, decoder=decoder, prior=prior)
+    u, mean, variance = explorer.posterior()
+    mean, log_variance = (t.clone().requires_grad_() for t in (mean, torch.full_like(mean, variance).log()))
+    error = (u - mean).square().sum() + log_variance.exp().sum()
+    rest = prior * losses.group_log_prior(mean, log_variance, sigma2=0.15, prior="plug_in").sum()
+    bound = -(10**decoder) / 2 * error + losses.posterior_entropy(log_variance).sum() + rest
+    for gradient in torch.autograd.grad(bound, (mean, log_variance)):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-9)
+
+
+def test_groups_collapse_where_the_decoder_counts_little_and_spread_where_it_counts_much():
+    ratios = [widgets.LatentGroups(decoder=weight).exact["ratio"] for weight in (-2.0, 0.0, 1.0, 3.0)]
+    free = widgets.LatentGroups(prior=0.0).exact["ratio"]
+    assert ratios == sorted(ratios) and ratios[0] < 0.01 * free and ratios[-1] == pytest.approx(free, rel=0.05)

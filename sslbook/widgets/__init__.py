@@ -33,6 +33,7 @@ The published page has no kernel; the script there is held to `compute` by tests
 from sslbook.widgets.attraction_repulsion import AttractionRepulsion
 from sslbook.widgets.augmentation_strength import AugmentationStrength
 from sslbook.widgets.base import Explorer, choice, slider
+from sslbook.widgets.latent_groups import LatentGroups
 from sslbook.widgets.matching import Matching
 from sslbook.widgets.one_or_many import OneOrMany
 from sslbook.widgets.orbits import Orbits
@@ -43,6 +44,7 @@ __all__ = [
     "AttractionRepulsion",
     "AugmentationStrength",
     "Explorer",
+    "LatentGroups",
     "Matching",
     "OneOrMany",
     "Orbits",
