@@ -14,16 +14,30 @@ SNAKEMAKE := $(RUN) snakemake --cores $(CORES) --rerun-triggers mtime --rerun-in
 .DEFAULT_GOAL := help
 .PHONY: help setup book test lab data bench sweep soak lint clean
 
+# Checkouts are moved and Pythons upgraded: .venv is ready only if its Python works and it was set up under this path.
+WORKS := .venv/bin/python -c 'import pip' 2>/dev/null
+ifneq ($(shell $(WORKS) && cat $(READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
+
+# Tools keep caches and settings in HOME; a user without one that can be written to gets one inside the checkout.
+ifneq ($(shell test -d "$$HOME" && test -w "$$HOME" && echo usable),usable)
+export HOME := $(CURDIR)/.cache/home
+$(shell mkdir -p .cache/home)
+endif
+
+PROMISED := 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"sslbook needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is {v[0]}.{v[1]}; name another one, as in: make setup PYTHON=python3.12")'
+
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## install everything into .venv; does nothing when it is up to date
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"sslbook needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}; name another one, as in: make setup PYTHON=python3.12")'
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	$(RUN) pip install -c constraints.txt -e '.[book,test,bench,dev]'
-	touch $@
+	@$(WORKS) || { $(PYTHON) -c $(PROMISED) && $(PYTHON) -m venv --clear .venv; }
+	$(RUN) pip install -c constraints.txt setuptools wheel
+	$(RUN) pip install -c constraints.txt --no-build-isolation -e '.[book,test,bench,dev]'
+	@pwd -P >$@
 
 book: setup ## compile the book to _build/html; PROFILE=smoke|laptop|paper and DATASET=... train what is missing first
 	$(SNAKEMAKE) book $(if $(CONFIG),--config $(CONFIG))

@@ -23,7 +23,8 @@ from pathlib import Path
 from sslbook import papers, runs
 
 PYTHON = shlex.quote(sys.executable)
-JUPYTER_BOOK = shlex.quote(str(Path(sys.executable).with_name("jupyter-book")))
+# Through the interpreter: the first line of a script names the place where it was installed.
+JUPYTER_BOOK = shlex.join([sys.executable, str(Path(sys.executable).with_name("jupyter-book"))])
 PROFILE = config.get("profile", "laptop")
 DATASET = config.get("dataset")
 try:

@@ -53,7 +53,8 @@ def making(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
     copies = [json.loads(path.read_text()) for path in EXECUTED.rglob("*.ipynb")]
     if not copies:
         raise FileNotFoundError(f"There are no executed notebooks in {EXECUTED}; `make book` makes them.")
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", ROOT, "--path-output", folder, "-q"]
+    command = [sys.executable, Path(sys.executable).with_name("jupyter-book"), "build", ROOT]
+    command += ["--path-output", folder, "-q"]
     started = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     seconds, site = time.perf_counter() - started, folder / "_build" / "html"

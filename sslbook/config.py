@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import numbers
 import types
 import typing
 from dataclasses import dataclass
@@ -25,6 +26,31 @@ def require(condition: bool, sentence: str) -> None:
     """Raise `ValueError(sentence)` unless `condition` holds."""
     if not condition:
         raise ValueError(sentence)
+
+
+def require_number(
+    name: str, value, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf, whole: bool = False
+) -> None:
+    """Raise `ValueError` unless `value` is a finite number in the range, and `whole` if so asked.
+
+    Numbers of Python and NumPy are; truth values are none, and nor are tensors, which a GPU would have to send first.
+    """
+    kind = numbers.Integral if whole else numbers.Real
+    if (
+        not isinstance(value, kind)
+        or isinstance(value, bool)
+        or not (-math.inf < value < math.inf and least <= value <= most and value > above)
+    ):
+        found = repr(value) if isinstance(value, (numbers.Number, str, type(None))) else f"a {type(value).__name__}"
+        ends = {"of at least": least, "above": above, "of at most": most}
+        limits = " and".join(f" {word} {end}" for word, end in ends.items() if abs(end) < math.inf)
+        raise ValueError(f"{name} is {found}; it must be a {'whole' if whole else 'finite'} number{limits}.")
+
+
+def require_choice(name: str, value, allowed) -> None:
+    """Raise `ValueError` unless `value` is one of the `allowed` names or truth values."""
+    if not (isinstance(value, (str, bool)) and value in allowed):
+        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}.")
 
 
 class Part:

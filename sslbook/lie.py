@@ -1,7 +1,8 @@
 """Lie groups acting on vectors and images: generators, exponential map, orbits, and projectors trained on orbits.
 
 A generator G is a matrix (n, n); it moves x along the orbit exp(εG) x, which is x + εGx for small ε.
-Every function raises `ValueError` for a name, shape or value that its docstring does not allow.
+Every function raises `ValueError` for a name, shape, type or value that its docstring does not allow, and for tensors
+that hold what is not finite.
 Source: Cosentino et al. 2022, Sec. 4 and Apps. B and E.
 """
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from sslbook import losses
-from sslbook.config import require
+from sslbook.config import require, require_choice, require_number
 from sslbook.metrics import effective_rank, singular_values
+from sslbook.tensors import finite, floating, unit
 
 PLANE = {
     "rotation": ((0.0, -1.0), (1.0, 0.0)),
@@ -28,7 +30,7 @@ diag(e^ε, e^−ε) and the shear by ε."""
 
 def plane_generator(name: str) -> Tensor:
     """The generator of this name in `PLANE`, (2, 2) in float64."""
-    require(name in PLANE, f"The generator is {name!r}; known are {', '.join(PLANE)}.")
+    require_choice("The generator", name, PLANE)
     return torch.tensor(PLANE[name], dtype=torch.float64)
 
 
@@ -39,7 +41,7 @@ def shift_generator(size: int) -> Tensor:
     pixels towards higher indices, for any real ε. For odd sizes exp(G) is exactly `torch.roll(x, 1)`; for even sizes
     up to the fastest oscillation (1, −1, 1, …), which has no derivative on the grid and stays where it is.
     """
-    require(size >= 1, f"The size is {size}; it must be at least 1.")
+    require_number("The size", size, least=1, whole=True)
     frequency = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)
     if size % 2 == 0:
         frequency[size // 2] = 0
@@ -49,11 +51,10 @@ def shift_generator(size: int) -> Tensor:
 
 def exp(generator: Tensor, epsilon) -> Tensor:
     """exp(εG) for each ε: the generator is (n, n), `epsilon` a number or a tensor (...), the result (..., n, n)."""
-    require(
-        generator.ndim == 2 and generator.shape[0] == generator.shape[1],
-        f"The generator has shape {tuple(generator.shape)}; it must be a square matrix.",
-    )
-    epsilon = torch.as_tensor(epsilon, dtype=generator.dtype, device=generator.device)
+    floating("The generator", generator)
+    shape = finite("The generator", generator, 2).shape
+    require(shape[0] == shape[1], f"The generator has shape {tuple(shape)}; it must be a square matrix.")
+    epsilon = finite("epsilon", epsilon, dtype=generator.dtype).to(generator.device)
     return torch.linalg.matrix_exp(epsilon[..., None, None] * generator)
 
 
@@ -63,14 +64,16 @@ def rotate(images: Tensor, degrees, *, interpolation: str = "nearest") -> Tensor
     What comes from outside the image is 0. "nearest" takes any dtype, "bilinear" floating ones; at the border
     bilinear repeats the outermost pixels. This is the definition of Pillow (and of torchvision for Pillow images).
     """
-    require(images.ndim == 4, f"The images have shape {tuple(images.shape)}; it must be (N, C, H, W).")
+    images = finite("The tensor of images (N, C, H, W)", images, 4)
     require(
         interpolation == "nearest" or (interpolation == "bilinear" and images.is_floating_point()),
         f"The interpolation is {interpolation!r} for {images.dtype}; allowed are 'nearest', and 'bilinear' for "
         "floating-point images.",
     )
     n, _, height, width = images.shape
-    angle = torch.as_tensor(degrees, dtype=torch.float64, device=images.device).deg2rad().expand(n)[:, None, None]
+    degrees = finite("degrees", degrees, 0, 1, dtype=torch.float64).to(images.device)
+    require(degrees.numel() in (1, n), f"There are {degrees.numel()} angles for {n} images; give one, or one for each.")
+    angle = degrees.deg2rad().expand(n)[:, None, None]
     # Rounded, so that a quarter turn moves pixels exactly onto pixels.
     cos, sin = angle.cos().round(decimals=15), angle.sin().round(decimals=15)
     row = torch.arange(height, dtype=torch.float64, device=images.device)[:, None] + 0.5 - height / 2
@@ -112,9 +115,14 @@ def orbit_rank(
     covariance (divisor samples − 1) above `threshold`. The generator of `seed` draws the pixel first, then the
     angles. Interpolation, centring and threshold are our choices: the paper leaves them open.
 
-    Source: Cosentino et al. 2022, Fig. 10. Raises `ValueError` for fewer than 2 samples.
+    Source: Cosentino et al. 2022, Fig. 10. Raises `ValueError` for fewer than 2 samples, a size below 1, and an angle,
+    a seed or a threshold below 0.
     """
-    require(samples >= 2, f"There are {samples} samples; a covariance needs at least 2.")
+    require_number("max_degrees", max_degrees, least=0)
+    require_number("The number of samples", samples, least=2, whole=True)
+    require_number("The size", size, least=1, whole=True)
+    require_number("The seed", seed, least=0, whole=True)
+    require_number("The threshold", threshold, least=0)
     generator = np.random.default_rng(seed)
     row, column = generator.integers(0, size), generator.integers(0, size)
     degrees = torch.from_numpy(generator.uniform(0, max_degrees, samples))
@@ -127,11 +135,26 @@ def orbit_rank(
     return int((singular_values(copies, centered=True).square() / (samples - 1) > threshold).sum())
 
 
+def arc_length(max_degrees: float, *, size: int = 32, seed: int = 0) -> float:
+    """Length, in pixels, of the part inside the picture of the arc that the pixel of `orbit_rank` travels.
+
+    For a full turn it is 2πr, r the distance from the centre, or less: a pixel near a corner is outside at times.
+    """
+    generator = np.random.default_rng(seed)
+    row, column = (generator.integers(0, size) - (size - 1) / 2 for _ in range(2))
+    path = (column - 1j * row) * np.exp(1j * np.radians(np.linspace(0, max_degrees, 2000)))
+    inside = np.maximum(abs(path.real), abs(path.imag)) < size / 2
+    return float(math.hypot(row, column) * math.radians(max_degrees) * inside.mean())
+
+
 def plane_generators(planes, dim: int, name: str = "rotation") -> Tensor:
     """G_1 … G_m, (m, dim, dim) in float64: the generator `name` of `PLANE` in each of `planes`, pairs of axes."""
+    require_number("The number of dimensions", dim, least=2, whole=True)
     require(
-        len(planes) > 0 and all(len(p) == 2 and p[0] != p[1] and min(p) >= 0 and max(p) < dim for p in planes),
-        f"The planes are {planes}; allowed is a list of pairs of two different axes in 0 … {dim - 1}.",
+        isinstance(planes, (list, tuple))
+        and len(planes) > 0
+        and all(isinstance(p, (list, tuple)) and len(p) == 2 and len(set(p) & set(range(dim))) == 2 for p in planes),
+        f"The planes are {planes!r}; allowed is a list of pairs of two different axes in 0 … {dim - 1}.",
     )
     generators = torch.zeros(len(planes), dim, dim, dtype=torch.float64)
     for generator, axes in zip(generators, map(torch.tensor, planes), strict=True):
@@ -141,6 +164,11 @@ def plane_generators(planes, dim: int, name: str = "rotation") -> Tensor:
 
 def move(h: Tensor, generators: Tensor, amounts: Tensor) -> Tensor:
     """exp(Σ_a ε_ia G_a) h_i, (N, D), for the rows of h (N, D), generators (m, D, D) and `amounts` ε (N, m)."""
+    floating("The tensor of features", h)
+    h, generators, amounts = (
+        finite(f"The tensor of {name}", value, axes, dtype=h.dtype)
+        for name, value, axes in (("features", h, 2), ("generators", generators, 3), ("amounts", amounts, 2))
+    )
     require(
         generators.shape[1:] == 2 * h.shape[1:] and amounts.shape == (len(h), len(generators)),
         f"Features, generators and amounts have the shapes {tuple(h.shape)}, {tuple(generators.shape)} and "
@@ -154,8 +182,12 @@ def generator_norm(w: Tensor, generators: Tensor) -> float:
 
     0 if and only if every G_a maps into ker Wᵀ. The mean of its square over random W without preferred direction is 1.
     """
-    w, side = w.detach(), torch.cat(list(generators), 1).to(w)
-    return float(math.sqrt(len(w)) * (w.T @ side).norm() / (w.norm() * side.norm()))
+    floating("W", w)
+    w = finite("W", w, 2).detach()
+    side = torch.cat(list(finite("The tensor of generators", generators, 3).to(w)), 1)
+    require(len(side) == len(w), f"W has {len(w)} rows and a generator {len(side)}; both must have the same number.")
+    w, side = (unit(matrix.flatten()).view_as(matrix) for matrix in (w, side))
+    return math.sqrt(len(w)) * min(1.0, float((w.T @ side).norm()))
 
 
 def optimal_energies(costs, width: int, beta: float = 2.0) -> Tensor:
@@ -165,8 +197,9 @@ def optimal_energies(costs, width: int, beta: float = 2.0) -> Tensor:
     is the share of direction j in ‖W‖², and c_j in `costs` the cosine that two views lose along j. The solution is
     p_j = max(0, t − c_j/β) on the cheapest directions: with n free ones, others fade out and are gone from β/n on.
     """
-    require(width >= 1 and beta > 0, f"Width and beta are {width} and {beta}; they must be at least 1 and positive.")
-    costs = torch.as_tensor(costs, dtype=torch.float64) / beta
+    require_number("The width", width, least=1, whole=True)
+    require_number("beta", beta, above=0)
+    costs = finite("The list of costs", costs, 1, dtype=torch.float64) / beta
     cheapest = costs.argsort(stable=True)[:width]
     levels = (1 + costs[cheapest].cumsum(0)) / torch.arange(1, len(cheapest) + 1)
     level = levels[int((costs[cheapest] < levels).sum()) - 1]
@@ -179,14 +212,15 @@ def train_projector(
     """What gradient descent on Eq. 1 makes of a linear projector W (D, width) when the second views lie on orbits.
 
     The n features h_i are standard normal, their second views exp(Σ_a ε_ia G_a) h_i with ε_ia uniform in ±`reach`,
-    and fixed. A row for each step from 0 on: `size`, the `generator_norm` of W; `rank`, its effective rank;
-    `similarity`, the mean cosine of the outputs for the two views. All settings are ours: the paper has no such
-    experiment.
+    and fixed; `generators` is (m, D, D). A row for each step from 0 on: `size`, the `generator_norm` of W; `rank`, its
+    effective rank; `similarity`, the mean cosine of the outputs for the two views. All settings are ours: the paper has
+    no such experiment.
     """
-    require(
-        reach >= 0 and width >= 1 and steps >= 0,
-        f"Reach, width and steps are {reach}, {width} and {steps}; they must be at least 0, 1 and 0.",
-    )
+    require_number("The reach", reach, least=0)
+    require_number("beta", beta)
+    for name, value, least in (("width", width, 1), ("n", n, 2), ("steps", steps, 0), ("seed", seed, 0)):
+        require_number(name, value, least=least, whole=True)
+    generators = finite("The tensor of generators", generators, 3)
     generators, random = generators.float(), torch.Generator().manual_seed(seed)
     h1 = torch.randn(n, generators.shape[-1], generator=random)
     h2 = move(h1, generators, reach * (2 * torch.rand(n, len(generators), generator=random) - 1))

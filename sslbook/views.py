@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslbook.config import Part, require
+from sslbook.config import Part, require, require_choice, require_number
+from sslbook.tensors import floating, require_size
 
 _TRIES = 10
 
@@ -84,6 +85,7 @@ class Policy(Part, slot="views"):
 
         Without a generator the chance comes from the default one of the images' device. For a second view, call again.
         """
+        _require_pixels(images)
         return self.apply(images, self.draw(len(images), images.shape[-2:], generator, images.device))
 
     def draw(self, n: int, size: tuple[int, int], generator=None, device=None) -> Draws:
@@ -92,6 +94,12 @@ class Policy(Part, slot="views"):
         All chance is one block of uniform numbers, (n, 35), drawn on the generator's device: the same generator gives
         the same draws wherever the images lie, and with a generator on their own device nothing is synchronised.
         """
+        require_number("The number of images", n, least=0, whole=True)
+        require_size(size)
+        require(
+            generator is None or isinstance(generator, torch.Generator),
+            f"The generator is {generator!r}; it must be a torch.Generator or None.",
+        )
         source = generator.device if generator is not None else device
         uniform = torch.rand(n, 2 * _TRIES + 15, generator=generator, device=source).to(device=device)
         area, shape, place, flip, jitter, factors, order, gray, blur, sigma = uniform.split(
@@ -141,11 +149,11 @@ class Policy(Part, slot="views"):
         Pure, without host synchronisation on accelerators, and one graph for `torch.compile(fullgraph=True)`.
         Time and memory are linear in N. Raises `ValueError` for images of another type or shape.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(
-                f"Images are {images.dtype} of shape {tuple(images.shape)}; "
-                "a policy takes uint8 images (N, C, H, W) with 1 or 3 channels."
-            )
+        _require_pixels(images)
+        require(
+            isinstance(draws, Draws) and len(draws.box) == len(images),
+            f"The draws are not those of {len(images)} images; `draw` makes them.",
+        )
         views = crop(images.float().div_(255), draws.box, draws.flip)
         if self.vertical:
             views = torch.where(_each(draws.vertical), views.flip(2), views)
@@ -204,7 +212,7 @@ def policy(name: str) -> Policy:
     with probability 0.2 and none blurs. The table names the flip but not its probability: 0.5 is our choice, as are the
     ratios 3/4 … 4/3. Raises `ValueError` for another name.
     """
-    require(name in PRESETS, f"The policy is {name!r}; allowed are {', '.join(map(repr, PRESETS))}.")
+    require_choice("The policy", name, PRESETS)
     return PRESETS[name]
 
 
@@ -214,6 +222,15 @@ def crop(x: Tensor, box: Tensor, flip: Tensor) -> Tensor:
     Bilinear between pixel centres: output o of a side of S pixels reads the source at start + (o + 1/2) length / S −
     1/2, held inside the box. No box exceeds the image, so antialiasing has nothing to do.
     """
+    _require_images(x)
+    require(
+        isinstance(box, Tensor) and box.shape == (len(x), 4) and not box.is_complex(),
+        f"The box of each of {len(x)} images must be four numbers in a tensor (N, 4).",
+    )
+    require(
+        isinstance(flip, Tensor) and flip.shape == (len(x),) and flip.dtype == torch.bool,
+        f"The flip of each of {len(x)} images must be a truth value in a tensor (N,).",
+    )
     height, width = x.shape[-2:]
     top, left, h, w = box.to(x.dtype).unbind(1)
     columns = _source(left, w, width)
@@ -231,6 +248,7 @@ def _source(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 def gray(x: Tensor) -> Tensor:
     """Luminance 0.2989 R + 0.587 G + 0.114 B, (N, 1, H, W); an image of one channel is its own."""
+    _require_images(x)
     if x.shape[1] == 1:
         return x
     r, g, b = x.unbind(1)
@@ -239,16 +257,19 @@ def gray(x: Tensor) -> Tensor:
 
 def brightness(x: Tensor, factor: Tensor) -> Tensor:
     """factor · x, held in [0, 1]; x (N, C, H, W), factor (N,)."""
+    _require_images(x, factor)
     return (x * _each(factor)).clamp_(0, 1)
 
 
 def contrast(x: Tensor, factor: Tensor) -> Tensor:
     """m + factor · (x − m), held in [0, 1], with m the mean luminance of the image."""
+    _require_images(x, factor)
     return _blend(x, gray(x).mean((1, 2, 3), keepdim=True), _each(factor))
 
 
 def saturation(x: Tensor, factor: Tensor) -> Tensor:
     """g + factor · (x − g), held in [0, 1], with g the luminance of the pixel; leaves one channel unchanged."""
+    _require_images(x, factor)
     return _blend(x, gray(x), _each(factor))
 
 
@@ -262,6 +283,7 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     With h the hue of HSV in turns, a channel is v − c · clamp(2 − 6 d, 0, 1), where d is the distance on the circle
     from h to the channel's complement: 1/2 for red, 5/6 for green, 1/6 for blue.
     """
+    _require_images(x, shift)
     if x.shape[1] == 1:
         return x
     r, g, b = x.unbind(1)
@@ -281,6 +303,8 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
 
     r is a twentieth of the shorter side and at least 1, which is SimCLR's window of a tenth of the image.
     """
+    _require_images(x, sigma)
+    require(min(x.shape[-2:]) > 1, f"Images of {tuple(x.shape[-2:])} pixels have no edges to mirror; 2 are needed.")
     radius = max(1, min(x.shape[-2:]) // 20)
     offsets = torch.arange(-radius, radius + 1, device=x.device)
     weights = torch.softmax(-((offsets / sigma[:, None].clamp(min=1e-3)) ** 2) / 2, dim=1)
@@ -288,6 +312,33 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
         padded, size = F.pad(x, padding, mode="reflect"), x.shape[dim]
         x = sum(_each(weights[:, k]) * padded.narrow(dim, k, size) for k in range(2 * radius + 1))
     return x
+
+
+def _require_pixels(images: Tensor) -> None:
+    require(isinstance(images, Tensor), f"Images are of type {type(images).__name__}; they must be a tensor.")
+    if images.dtype != torch.uint8 or images.ndim != 4 or not _drawable(images):
+        raise ValueError(
+            f"Images are {images.dtype} of shape {tuple(images.shape)}; "
+            "a policy takes uint8 images (N, C, H, W) with 1 or 3 channels."
+        )
+
+
+def _require_images(x: Tensor, *parameters: Tensor) -> None:
+    floating("The tensor of images", x)
+    require(
+        x.ndim == 4 and _drawable(x),
+        f"The images have the shape {tuple(x.shape)}; it must be (N, C, H, W) with 1 or 3 channels.",
+    )
+    for parameter in parameters:
+        floating("The parameter", parameter)
+        require(
+            parameter.shape == x.shape[:1],
+            f"The parameters have the shape {tuple(parameter.shape)}; {len(x)} images need one each.",
+        )
+
+
+def _drawable(images: Tensor) -> bool:
+    return images.shape[1] in (1, 3) and min(images.shape[2:]) > 0
 
 
 def _each(value: Tensor) -> Tensor:

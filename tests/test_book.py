@@ -34,6 +34,7 @@ def site(executed, tmp_path_factory):
     output = tmp_path_factory.mktemp("site")
     build = subprocess.run(
         [
+            sys.executable,
             Path(sys.executable).with_name("jupyter-book"),
             "build",
             ROOT,

@@ -127,7 +127,7 @@ def test_frames_are_tidy(run):
     spectrum = PAPER.entries(found, "projector")
     assert len(spectrum) == 3 * 8 and spectrum.groupby("epoch").value.apply(lambda s: s.is_monotonic_decreasing).all()
     assert spectrum["index"].tolist() == [*range(1, 9)] * 3 and set(spectrum.strength) == {"large"}
-    with pytest.raises(ValueError, match="has no array 'w'; it has .*, projector"):
+    with pytest.raises(ValueError, match=r"has no array 'w'; it has .*, projector"):
         PAPER.entries(found, "w")
 
 

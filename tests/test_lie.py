@@ -283,20 +283,20 @@ def test_training_is_decided_by_its_seed():
 
 def test_bad_input_is_refused_with_a_sentence():
     for sentence, call in {
-        "known are rotation, scaling": lambda: lie.plane_generator("twist"),
+        "allowed are 'rotation', 'scaling'": lambda: lie.plane_generator("twist"),
         "must be a square matrix": lambda: lie.exp(torch.zeros(2, 3), 1.0),
         "size is 0": lambda: lie.shift_generator(0),
-        "must be \\(N, C, H, W\\)": lambda: lie.rotate(torch.zeros(3, 4), 10),
+        "must have 4 axes": lambda: lie.rotate(torch.zeros(3, 4), 10),
         "'bicubic'": lambda: lie.rotate(images(1), 10, interpolation="bicubic"),
         "torch.uint8": lambda: lie.rotate(images(1).byte(), 10, interpolation="bilinear"),
         "at least 2": lambda: lie.orbit_rank(10, samples=1),
         "pairs of two different axes in 0 … 3": lambda: lie.plane_generators([(0, 1), (2, 4)], 4),
         "planes are \\[\\]": lambda: lie.plane_generators([], 4),
         "must be \\(N, D\\), \\(m, D, D\\) and \\(N, m\\)": lambda: lie.move(
-            torch.zeros(5, 4), torch.zeros(2, 4, 4), torch.zeros(5)
+            torch.zeros(5, 4), torch.zeros(2, 4, 4), torch.zeros(5, 1)
         ),
-        "Width and beta are 0 and 2.0": lambda: lie.optimal_energies([0.0, 0.0], 0),
-        "Reach, width and steps are -1": lambda: lie.train_projector(torch.zeros(1, 4, 4), -1),
+        "width is 0": lambda: lie.optimal_energies([0.0, 0.0], 0),
+        "reach is -1": lambda: lie.train_projector(torch.zeros(1, 4, 4), -1),
     }.items():
         with pytest.raises(ValueError, match=sentence):
             call()

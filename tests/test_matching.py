@@ -10,8 +10,8 @@ import torch
 from sslbook import losses
 from sslbook.losses.contrastive import _cross_view
 from sslbook.losses.matching import _cost, _gap, _solve
-from sslbook.losses.pairs import unit
 from sslbook.papers.geometry.theory import simplex
+from sslbook.tensors import unit
 from tests.test_losses import views
 
 TIGHT = {"tol": 1e-12, "max_iter": 10_000}
@@ -268,7 +268,7 @@ def test_there_are_as_many_iterations_as_are_asked_for():
     for count in (1, 5, 15, 20):
         plan = losses.sinkhorn(cost, 0.01, tol=0, max_iter=count)
         assert int(plan.iterations) == count and (plan.plan.sum(0) - 1 / 16).abs().max() < 1e-6
-    with pytest.raises(ValueError, match="max_iter is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="max_iter is 0; it must be a whole number of at least 1"):
         losses.sinkhorn(cost, 0.01, max_iter=0)
 
 
@@ -371,9 +371,9 @@ def test_bad_input_is_refused_with_a_sentence():
     x, y = views(4, 3)
     with pytest.raises(ValueError, match=r"shapes \(4, 3\) and \(3, 3\)"):
         losses.matching_gap(x, y[:3], epsilon=0.1)
-    with pytest.raises(ValueError, match=r"epsilon is -0\.1; it must be at least 0"):
+    with pytest.raises(ValueError, match=r"epsilon is -0\.1; it must be a finite number of at least 0"):
         losses.matching_gap(x, y, epsilon=-0.1)
-    with pytest.raises(ValueError, match="cost is 'dot'; allowed are cosine, sqeuclidean, circular_variance"):
+    with pytest.raises(ValueError, match="cost is 'dot'; allowed are 'cosine', 'sqeuclidean', 'circular_variance'"):
         losses.matching_gap(x, y, epsilon=0.1, cost="dot")
     with pytest.raises(ValueError, match="holds 0 image"):
         losses.matching_gap(x[:0], y[:0], epsilon=0.1)
@@ -381,7 +381,7 @@ def test_bad_input_is_refused_with_a_sentence():
         losses.sinkhorn(x, 0.1)
     with pytest.raises(ValueError, match="epsilon is nan"):
         losses.sinkhorn(x @ y.T, math.nan)
-    with pytest.raises(ValueError, match="epsilon is 0; for several views"):
+    with pytest.raises(ValueError, match="epsilon is 0; it must be a finite number above 0"):
         losses.multi_matching_gap(torch.stack([x, y]), epsilon=0)
     with pytest.raises(ValueError, match=r"shape \(4, 3\); it must be \(k, N, D\)"):
         losses.multi_matching_gap(x, epsilon=0.1)

@@ -94,6 +94,43 @@ def test_labels_go_from_the_plan_to_the_frame_the_line_and_the_verdict(toy, plan
     assert set(verdicts[0].runs) == {config.id for config, _ in plan}
 
 
+def test_a_page_tells_means_by_label_as_the_frame_has_them(toy, plan, folder, monkeypatch):
+    monkeypatch.setattr("sslbook.pages.page._facts", {})
+    page = pages.Page("toy")
+    assert page.moments == {"start": 0, "half": 2, "end": 4}
+    table = page.through({"rank": "Rank", "knn": "Accuracy"}, "views")
+    for views in ("alike", "unlike"):
+        for when in page.moments:
+            assert table.loc[views, ("Rank", when)] == pytest.approx(page.mean("rank", when, views=views))
+    at_end = page.means("views")["rank"]
+    assert page.trend("rank", "views") == ("rises" if at_end["unlike"] > at_end["alike"] else "falls")
+    assert page.trend("epoch", "views") == "varies"  # the same for both
+    assert pages.listed({"alike": 0.125, "unlike": -2}, "+.1f") == "+0.1 (alike), -2.0 (unlike)"
+
+
+def test_the_facts_of_a_copy_are_those_of_its_first_page(toy, plan, folder, monkeypatch):
+    monkeypatch.setattr("sslbook.pages.page._facts", {})
+    pages.Page("toy")
+    pages.Page("toy", seeds=[2])
+    assert json.loads(pages.facts())["seeds"] == [1, 2, 3]
+
+
+def test_spectra_are_means_over_runs_and_relative_to_the_largest_if_asked(toy, plan, folder):
+    page = pages.Page("toy")
+    lines = page.spectra("spectrum", "views", {"end": "last", "start": "first"}).axes[0].lines
+    expected = toy.PAPER.entries(page.found, "spectrum").query("epoch == 4 and views == 'alike'")
+    assert lines[0].get_ydata() == pytest.approx(expected.groupby("index").value.mean().to_numpy())
+    relative = page.spectra("spectrum", "views", relative=True).axes[0].lines
+    assert [line.get_ydata()[0] for line in relative[:2]] == pytest.approx([1, 1])
+
+
+def test_a_limit_of_panels_that_share_an_axis_cuts_no_curve(toy, plan, folder):
+    page = pages.Page("toy")
+    figure, axes = page.panels({"knn": "small", "rank": "large"}, "views", sharey=True, ylim=(0, None))
+    assert axes[0].get_ylim()[0] == 0 and axes[0].get_ylim()[1] > page.frame["rank"].max() > 1
+    assert [ax.get_legend() is None for ax in figure.axes] == [False, True]
+
+
 def test_the_second_view_comes_from_its_own_policy(unlike):
     images = data.load_train(unlike.data).images[:8].expand(-1, 3, -1, -1).repeat(2, 1, 1, 1)
     draws = unlike.views.draw(16, (16, 16), torch.Generator().manual_seed(0))

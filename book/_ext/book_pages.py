@@ -79,12 +79,10 @@ def read_page(app, docname, source):
 
 
 def polish(output):
-    """No empty heads in the tables of pandas, and a true minus in the numbers that a run puts into the text."""
+    """No empty heads in the tables of pandas."""
     data = output.get("data", {})
     if "text/html" in data:
         data["text/html"] = "".join(data["text/html"]).replace("<th></th>", "<td></td>")
-    if "scrapbook" in output.get("metadata", {}):
-        data |= {kind: true_minus("".join(text)) for kind, text in data.items()}
 
 
 def true_minus(text):

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslbook.config import require
-from sslbook.losses.pairs import paired, unit
+from sslbook.config import require_choice, require_number
+from sslbook.tensors import paired, unit
 
 
 class UpperBound(NamedTuple):
@@ -36,9 +36,12 @@ def info_nce(z1: Tensor, z2: Tensor, *, beta: float = 2.0, symmetric: bool = Fal
     views. It can be negative; with N ≤ D + 1 and beta > 0 its minimum is −β − β/(N − 1) + log 2(N − 1), reached by
     a regular simplex with identical views. If all outputs are equal it is log 2(N − 1).
 
-    Source: Cosentino et al. 2022, Eq. 1. Raises `ValueError` if the shapes differ or N < 2.
+    Source: Cosentino et al. 2022, Eq. 1. Raises `ValueError` if beta is not in ±1e30, the shapes differ or N < 2.
     """
-    return _terms(z1, z2, beta, symmetric).mean()
+    require_choice("symmetric", symmetric, (False, True))
+    loss, n = _terms(z1, z2, beta, symmetric).mean(), len(z1)
+    # At its least value the gradient is 0, so what rounding puts below it may be cut off.
+    return loss.clamp(min=-beta * n / (n - 1) + math.log(2 * (n - 1))) if beta > 0 else loss
 
 
 def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float) -> Tensor:
@@ -47,9 +50,9 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float) -> Tensor:
     With β = 1/temperature it is the mean of softplus(l_i) over the anchors of both views, hence at least 0; if all
     outputs are equal it is log(2N − 1).
 
-    Source: Chen et al. 2020, Eq. 1. Raises `ValueError` if the temperature is not positive, the shapes differ or N < 2.
+    Source: Chen et al. 2020, Eq. 1. Raises `ValueError` if the temperature is below 1e-30, the shapes differ or N < 2.
     """
-    require(temperature > 0, f"The temperature is {temperature}; it must be positive.")
+    require_number("The temperature", temperature, least=1e-30)
     # The default threshold of 20 would cut off at 2e-9, which float64 can tell from 0.
     return F.softplus(_terms(z1, z2, 1 / temperature, symmetric=True), threshold=40).mean()
 
@@ -64,9 +67,10 @@ def cross_view_info_nce(x: Tensor, y: Tensor, *, temperature: float) -> Tensor:
     The positive stands in the denominator, and negatives come from the other view only. It is at least 0, and log N
     if all outputs are equal. ε times each of the two at τ = ε bounds `matching_gap` from above.
 
-    Source: Radford et al. 2021, Fig. 3. Raises `ValueError` if the temperature is not positive, the shapes differ or
+    Source: Radford et al. 2021, Fig. 3. Raises `ValueError` if the temperature is below 1e-30, the shapes differ or
     N < 2.
     """
+    require_number("The temperature", temperature, least=1e-30)
     row, column = _cross_view(x, y, temperature)
     return (row + column) / 2
 
@@ -81,31 +85,33 @@ def info_nce_upper_bound(z1: Tensor, z2: Tensor, *, beta: float = 2.0) -> UpperB
 
         0 ≤ total − info_nce ≤ log 2(N − 1),   invariance ≥ −1,   repulsion ≥ −1/(N − 1).
 
-    Source: Cosentino et al. 2022, Prop. 3.1 and Eq. 3, which need β ≥ 0. Raises `ValueError` if β < 0, the shapes
-    differ or N < 2.
+    Source: Cosentino et al. 2022, Prop. 3.1 and Eq. 3, which need β ≥ 0. Raises `ValueError` if β lies outside
+    0 … 1e30, the shapes differ or N < 2.
     """
-    require(beta >= 0, f"beta is {beta}; the upper bound holds only for beta of at least 0.")
+    require_number("beta", beta, least=0, most=1e30)
     f1, f2 = _normalised(z1, z2)
     with torch.autocast(f1.device.type, enabled=False):
         similarity = torch.cat([_without_diagonal(f1 @ f1.T), _without_diagonal(f1 @ f2.T)], dim=1)  # (N, 2N)
     largest, nearest = similarity.max(dim=1)
-    invariance, repulsion = -(f1 * f2).sum(1).mean(), largest.mean()
+    invariance = (-(f1 * f2).sum(1).mean()).clamp(min=-1)  # see `info_nce`
+    repulsion = largest.mean().clamp(min=-1 / (len(z1) - 1))
     total = beta * invariance + beta * repulsion + math.log(2 * (len(z1) - 1))
     return UpperBound(total, invariance, repulsion, nearest)
 
 
 def _cross_view(x: Tensor, y: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """`row` and `column` of `cross_view_info_nce`."""
-    require(temperature > 0, f"The temperature is {temperature}; it must be positive.")
     x, y = _normalised(x, y)
     with torch.autocast(x.device.type, enabled=False):
         logits = (x / temperature) @ y.T
-    positive = logits.diagonal().mean()
-    return logits.logsumexp(1).mean() - positive, logits.logsumexp(0).mean() - positive
+    positive = logits.diagonal()
+    # Subtracted before the mean: each term is then at least 0 in floating point too.
+    return (logits.logsumexp(1) - positive).mean(), (logits.logsumexp(0) - positive).mean()
 
 
 def _terms(z1: Tensor, z2: Tensor, beta: float, symmetric: bool) -> Tensor:
     """l_i for the anchors of view 1, (N,), or of view 1 then view 2, (2N,)."""
+    require_number("beta", beta, least=-1e30, most=1e30)
     f1, f2 = _normalised(z1, z2)
     with torch.autocast(f1.device.type, enabled=False):
         across = _without_diagonal(beta * (f1 @ f2.T))
@@ -122,8 +128,8 @@ def _log_sum(f: Tensor, beta: float) -> Tensor:
 
 
 def _without_diagonal(square: Tensor) -> Tensor:
-    """The matrix with −∞ on its diagonal; no boolean indexing, so shapes stay static and nothing synchronises."""
-    return square.masked_fill(torch.eye(len(square), dtype=torch.bool, device=square.device), -math.inf)
+    """`square` itself, with −∞ on its diagonal; no boolean indexing, so shapes stay static and nothing synchronises."""
+    return square.masked_fill_(torch.eye(len(square), dtype=torch.bool, device=square.device), -math.inf)
 
 
 def _normalised(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sslbook.config import require
-from sslbook.losses.pairs import paired, promoted, unit
+from sslbook.config import require, require_choice, require_number
+from sslbook.tensors import floating, paired, promoted, unit
 
 _WEIGHT = {"cosine": 1.0, "sqeuclidean": 2.0, "circular_variance": 0.5}  # of −⟨x, y⟩ in the cost
 
@@ -43,8 +43,9 @@ def sinkhorn(cost: Tensor, epsilon: float, *, tol: float = 1e-3, max_iter: int =
 
     Source: Cuturi 2013; stabilised as in Schmitzer 2019. Raises `ValueError` unless epsilon > 0 and C is square.
     """
-    require(epsilon > 0, f"epsilon is {epsilon}; Sinkhorn's iterations need it to be positive.")
-    require(max_iter >= 1, f"max_iter is {max_iter}; it must be at least 1.")
+    require_number("epsilon", epsilon, above=0)
+    _require_limits(tol, max_iter)
+    floating("The cost", cost)
     require(
         cost.ndim >= 2 and cost.shape[-1] == cost.shape[-2] > 0,
         f"The cost has the shape {tuple(cost.shape)}; it must be (..., N, N) with N of at least 1.",
@@ -70,8 +71,9 @@ def matching_gap(
     Source: "Self-Supervised Learning with the Matching Gap" (2023), reconstructed from its abstract and reviews.
     Raises `ValueError` if ε < 0, the cost is unknown or the shapes differ.
     """
-    require(cost in _WEIGHT, f"The cost is {cost!r}; allowed are {', '.join(_WEIGHT)}.")
-    require(epsilon >= 0, f"epsilon is {epsilon}; it must be at least 0.")
+    require_choice("cost", cost, _WEIGHT)
+    require_number("epsilon", epsilon, least=0)
+    _require_limits(tol, max_iter)
     views = torch.stack(paired(x, y, least=1))
     return _gap(_cost(views if cost == "sqeuclidean" else unit(views), _WEIGHT[cost]), epsilon, tol, max_iter)
 
@@ -84,10 +86,12 @@ def multi_matching_gap(views: Tensor, *, epsilon: float, tol: float = 1e-3, max_
     Source: Piran et al. 2024, with the constant that makes the minimum 0. Raises `ValueError` if ε is not positive,
     the shape is another one or N^k exceeds 2²⁸.
     """
-    require(epsilon > 0, f"epsilon is {epsilon}; for several views it must be positive.")
+    require_number("epsilon", epsilon, above=0)
+    _require_limits(tol, max_iter)
+    floating("The tensor of views", views)
     require(
-        views.ndim == 3 and len(views) >= 2 and views.shape[1] > 0,
-        f"The views have the shape {tuple(views.shape)}; it must be (k, N, D) with k at least 2 and N at least 1.",
+        views.ndim == 3 and len(views) >= 2 and views[0].numel() > 0,
+        f"The views have the shape {tuple(views.shape)}; it must be (k, N, D), k at least 2, N and D at least 1.",
     )
     k, n = views.shape[:2]
     require(
@@ -96,6 +100,11 @@ def multi_matching_gap(views: Tensor, *, epsilon: float, tol: float = 1e-3, max_
         f"smaller batch or fewer views.",
     )
     return _gap(_cost(unit(promoted(views)), 2 / k**2), epsilon, tol, max_iter)
+
+
+def _require_limits(tol: float, max_iter: int) -> None:
+    require_number("tol", tol, least=0)
+    require_number("max_iter", max_iter, least=1, whole=True)
 
 
 def _cost(views: Tensor, weight: float) -> Tensor:
@@ -118,10 +127,10 @@ def _gap(cost: Tensor, epsilon: float, tol: float, max_iter: int) -> Tensor:
     direction = -plan.flatten()
     direction[diagonal] += 1 / n
     linear = torch.dot(direction, cost.flatten())
-    if potentials is None:
-        return linear
-    value = fixed.flatten()[diagonal].mean() - epsilon * math.log(n) - potentials.mean(-1).sum()
-    return value + (linear - linear.detach())
+    value = linear.detach()
+    if potentials is not None:
+        value = fixed.flatten()[diagonal].mean() - epsilon * math.log(n) - potentials.mean(-1).sum()
+    return value.clamp(min=0) + (linear - linear.detach())  # below 0 is rounding
 
 
 @torch.compiler.disable

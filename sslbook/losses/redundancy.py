@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslbook.losses.pairs import paired
+from sslbook.config import require_number
+from sslbook.tensors import paired, power_of_two
 
 
 def vicreg(
@@ -28,8 +29,10 @@ def vicreg(
     The conventions are those of the authors' code: the paper prints the hinge without its half, and the squared
     distance not divided by D. Collapsed views cost 0.99 · variance.
 
-    Source: Bardes et al. 2022, section 4. Raises `ValueError` if the shapes differ or N < 2.
+    Source: Bardes et al. 2022, section 4. Raises `ValueError` if a weight is negative, the shapes differ or N < 2.
     """
+    for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
+        require_number(name, weight, least=0)
     z1, z2 = paired(z1, z2)
     n, d = z1.shape
     total = invariance * F.mse_loss(z1, z2)
@@ -46,11 +49,22 @@ def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float = 5e-3) -> Tensor:
     Coordinates are divided by √(V + 1e-5), V their biased variance, as in batch norm: for identical views K_dd is
     V/(V + 1e-5), and their first sum 0 up to that. A coordinate that is constant counts 1.
 
-    Source: Zbontar et al. 2021, Eq. 1 and 2. Raises `ValueError` if the shapes differ or N < 2.
+    Source: Zbontar et al. 2021, Eq. 1 and 2. Raises `ValueError` if the weight is negative, the shapes differ or N < 2.
     """
-    z1, z2 = (z - z.mean(0) for z in paired(z1, z2))
-    z1, z2 = (z / (z.square().sum(0) + 1e-5 * len(z)).sqrt() for z in (z1, z2))
+    require_number("redundancy", redundancy, least=0)
+    z1, z2 = map(_standardised, paired(z1, z2))
     return (1 - (z1 * z2).sum(0)).square().sum() + redundancy * _energy_off_diagonal(z1, z2)
+
+
+def _standardised(z: Tensor) -> Tensor:
+    """The columns of `z` (N, D) minus their means, divided by √(N (V + 1e-5))."""
+    n = len(z)
+    power = power_of_two(z.detach().abs().amax(0).clamp(min=1))
+    z = z * power  # else the squares of large numbers overflow
+    z = z - z.mean(0)
+    # Of a large constant only the rounding of its mean is left, which must not become a coordinate.
+    least = (1e-5 * n * power.square()).clamp(min=n * torch.finfo(z.dtype).eps ** 2)
+    return z / (z.square().sum(0) + least).sqrt()
 
 
 def _energy_off_diagonal(a: Tensor, b: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ checked always; that pixels are 0 or 1 is checked on a processor only, where it 
 Source: Bizeul et al. 2024, as far as the released code and public reviews tell; the closed forms are derived here.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslbook.config import require
-from sslbook.losses.pairs import promoted
+from sslbook.config import require, require_choice, require_number
+from sslbook.tensors import floating, promoted
 
 LIKELIHOODS = ("gaussian", "bernoulli", "scaled_bernoulli")
 PRIORS = ("plug_in", "marginal", "uniform", "standard")
@@ -62,7 +63,8 @@ def elbo_ssl(
 
     Raises `ValueError` for an unknown name, a variance that is not positive and finite, or shapes that do not match.
     """
-    require(reduction in ("sum", "none"), f"The reduction is {reduction!r}; allowed are 'sum' and 'none'.")
+    require_choice("reduction", reduction, ("sum", "none"))
+    _require_floating(x=x, x_hat=x_hat, mean=mean, log_variance=log_variance)
     require(
         x.shape == x_hat.shape and x.ndim == 5 and x.shape[:2] == mean.shape[:2],
         f"The views, their reconstructions and the posterior means have the shapes {tuple(x.shape)}, "
@@ -82,18 +84,18 @@ def reconstruction(x: Tensor, x_hat: Tensor, *, likelihood: str, sigma_x2: float
     "scaled_bernoulli": the cross-entropy divided by σ_x², which no likelihood is and the released code uses for MNIST
     and Fashion-MNIST, also with grey x in [0, 1]; it acts as a β-VAE with β = σ_x².
     """
-    require(likelihood in LIKELIHOODS, f"The likelihood is {likelihood!r}; allowed are {', '.join(LIKELIHOODS)}.")
+    require_choice("likelihood", likelihood, LIKELIHOODS)
     if likelihood == "gaussian":
         return gaussian_log_likelihood(x, x_hat, sigma_x2)
     if likelihood == "bernoulli":
         return bernoulli_log_likelihood(x, x_hat)
-    _require_positive("sigma_x2", sigma_x2)
+    require_number("sigma_x2", sigma_x2, above=0)
     return _cross_entropy(x, x_hat) / -sigma_x2
 
 
 def gaussian_log_likelihood(x: Tensor, x_hat: Tensor, sigma_x2: float) -> Tensor:
     """log N(x; x_hat, σ_x² I) = −½ Σ [(x − x_hat)²/σ_x² + log 2πσ_x²] of images (…, C, H, W): (…)."""
-    _require_positive("sigma_x2", sigma_x2)
+    require_number("sigma_x2", sigma_x2, above=0)
     _require_images(x, x_hat)
     error = (promoted(x) - promoted(x_hat)).square().sum((-3, -2, -1))
     return -0.5 * (error / sigma_x2 + x.shape[-3:].numel() * (_LOG_2PI + math.log(sigma_x2)))
@@ -104,6 +106,7 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
 
     Raises `ValueError`, on a processor, if a pixel is neither 0 nor 1.
     """
+    _require_images(x, logits)
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         grey = x[(x != 0) & (x != 1)]
         require(
@@ -116,7 +119,8 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
 
 def posterior_entropy(log_variance: Tensor, weight: float = 1.0) -> Tensor:
     """weight · H[N(μ, diag v)] = weight/2 · Σ_d (log v_d + 1 + log 2π), (…, L) to (…)."""
-    require(math.isfinite(weight) and weight >= 0, f"The weight of the entropy is {weight}; it must be at least 0.")
+    require_number("The weight of the entropy", weight, least=0)
+    _require_floating(log_variance=log_variance)
     return weight / 2 * (promoted(log_variance) + (1 + _LOG_2PI)).sum(-1)
 
 
@@ -146,16 +150,13 @@ def group_quadratic(mean: Tensor, log_variance: Tensor | None = None, *, sigma2:
     the entropy at each stationary point of the bound.
     """
     within, between, _ = _weights(prior, sigma2, views := _views(mean))
+    if log_variance is not None:
+        _require_alike(mean, log_variance)
     mean = promoted(mean)
     centre = mean.mean(-3, keepdim=True)
     q = within * (mean - centre).square().sum(-3) + between * centre.squeeze(-3).square()
     if log_variance is None:
         return q
-    require(
-        log_variance.shape == mean.shape,
-        f"The means and log-variances have the shapes {tuple(mean.shape)} and {tuple(log_variance.shape)}; both must "
-        "be (J, N, L).",
-    )
     return q + (within * (1 - 1 / views) + between / views**2) * promoted(log_variance).exp().sum(-3)
 
 
@@ -167,6 +168,10 @@ def optimal_variance(
     H = `curvature` ≥ 0 is that of −E log p(x | z) along a latent dimension, 0 for one the decoder ignores; w is
     `entropy_weight`, J is `views`, and a, b are the weights of `group_quadratic`.
     """
+    if not isinstance(curvature, Tensor):
+        require_number("curvature", curvature, least=0)
+    require_number("views", views, least=1, whole=True)
+    require_number("entropy_weight", entropy_weight, least=0)
     within, between, _ = _weights(prior, sigma2, views)
     return entropy_weight / (curvature + within * (1 - 1 / views) + between / views**2)
 
@@ -180,6 +185,13 @@ def gaussian_kl(
     """
     other_mean = torch.zeros_like(mean) if other_mean is None else other_mean
     other_log_variance = torch.zeros_like(log_variance) if other_log_variance is None else other_log_variance
+    _require_alike(mean, log_variance)
+    _require_alike(other_mean, other_log_variance)
+    sizes = itertools.zip_longest(reversed(mean.shape), reversed(other_mean.shape), fillvalue=1)
+    require(
+        all(a == b or 1 in (a, b) for a, b in sizes),
+        f"The two distributions have the shapes {tuple(mean.shape)} and {tuple(other_mean.shape)}; they must be alike.",
+    )
     ratio = promoted(log_variance) - promoted(other_log_variance)
     distance = (promoted(mean) - promoted(other_mean)).square() * promoted(other_log_variance).neg().exp()
     return 0.5 * (ratio.exp() + distance - 1 - ratio).sum(-1)
@@ -194,6 +206,7 @@ def consistency(mean: Tensor, log_variance: Tensor) -> Tensor:
     Source: Sinha and Dieng 2021, whose abstract we have read. Raises `ValueError` if J = 1.
     """
     require(_views(mean) >= 2, "There is 1 view in a group; its consistency needs at least 2.")
+    _require_alike(mean, log_variance)
     posterior, other = (mean[:, None], log_variance[:, None]), (mean[None], log_variance[None])
     return gaussian_kl(*posterior, *other).sum((0, 1)) / len(mean)
 
@@ -215,7 +228,11 @@ def importance_log_likelihood(
 
     Source: Burda et al. 2016, Theorem 1. Raises `ValueError` unless `samples` and `chunk` are at least 1.
     """
-    require(samples >= 1 and chunk >= 1, f"samples is {samples} and chunk {chunk}; both must be at least 1.")
+    require(callable(log_joint), f"log_joint is of type {type(log_joint).__name__}; it must be a function of z.")
+    require_number("samples", samples, least=1, whole=True)
+    require_number("chunk", chunk, least=1, whole=True)
+    _views(mean)
+    _require_alike(mean, log_variance)
     mean, log_variance = promoted(mean), promoted(log_variance)
     total = mean.new_full(mean.shape[1:2], -math.inf)
     for start in range(0, samples, chunk):
@@ -236,10 +253,10 @@ class _Weights(NamedTuple):
 
 
 def _weights(prior: str, sigma2: float, views: int) -> _Weights:
-    require(prior in PRIORS, f"The prior is {prior!r}; allowed are {', '.join(PRIORS)}.")
+    require_choice("prior", prior, PRIORS)
     if prior == "standard":  # Σ_j z² = Σ_j (z − z̄)² + J z̄²
         return _Weights(1.0, float(views), -0.5 * views * _LOG_2PI)
-    _require_positive("sigma2", sigma2)
+    require_number("sigma2", sigma2, above=0)
     require(views >= 2, f"There is {views} view in a group; the prior {prior!r} needs at least 2.")
     log_s = math.log(sigma2)
     between, constant = {
@@ -254,6 +271,7 @@ def _weights(prior: str, sigma2: float, views: int) -> _Weights:
 
 
 def _views(mean: Tensor) -> int:
+    _require_floating(mean=mean)
     require(mean.ndim >= 3, f"The latents have the shape {tuple(mean.shape)}; it must be (J, N, L).")
     return mean.shape[-3]
 
@@ -265,11 +283,22 @@ def _cross_entropy(x: Tensor, logits: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none").sum((-3, -2, -1))
 
 
-def _require_positive(name: str, value: float) -> None:
-    require(math.isfinite(value) and value > 0, f"{name} is {value}; it must be positive and finite.")
+def _require_floating(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        floating(name, tensor)
+
+
+def _require_alike(mean: Tensor, log_variance: Tensor) -> None:
+    _require_floating(mean=mean, log_variance=log_variance)
+    require(
+        mean.ndim > 0 and log_variance.shape == mean.shape,
+        f"The means and log-variances have the shapes {tuple(mean.shape)} and {tuple(log_variance.shape)}; both must "
+        "be the same, (…, L).",
+    )
 
 
 def _require_images(x: Tensor, x_hat: Tensor) -> None:
+    _require_floating(x=x, x_hat=x_hat)
     require(
         x.ndim >= 3 and x.shape[-3:] == x_hat.shape[-3:],
         f"The images and reconstructions have the shapes {tuple(x.shape)} and {tuple(x_hat.shape)}; both must be "

@@ -1,14 +1,15 @@
 """What the neighbours of a feature say about its label.
 
-Every function raises `ValueError` for a shape or value that its docstring does not allow.
+Labels are integers of any type. Every function raises `ValueError` for a shape, type or value that its docstring does
+not allow, and for features that are not finite.
 """
 
 import torch
-import torch.nn.functional as F
 from scipy.stats import hypergeom
 from torch import Tensor
 
-from sslbook.config import require
+from sslbook.config import require, require_number
+from sslbook.tensors import finite, integers, promoted, unit
 
 _CHUNK = 2**24
 """Similarities held in memory at once (64 MB in float32)."""
@@ -20,8 +21,10 @@ def label_agreement(labels: Tensor, nearest: Tensor) -> float:
     `labels` is (N,); `nearest` (N,) indexes the 2N views [z1; z2] of the same images, as
     `losses.info_nce_upper_bound` returns it. Source: Cosentino et al. 2022, Fig. 6.
     """
+    labels = integers("labels", labels)
+    nearest = integers("nearest", nearest, least=0, most=2 * len(labels) - 1)
     require(
-        labels.ndim == 1 and labels.shape == nearest.shape,
+        labels.shape == nearest.shape,
         f"labels and nearest have the shapes {tuple(labels.shape)} and {tuple(nearest.shape)}; both must be (N,).",
     )
     return (labels[nearest % len(labels)] == labels).double().mean().item()
@@ -33,10 +36,11 @@ def agreement_limit(labels: Tensor, batch_size: int) -> float:
     It is the probability that the other N − 1 images, drawn uniformly from all those with the given `labels` (M,),
     hold at least one with the anchor's label: Σ_c (n_c/M) [1 − C(M − n_c, N − 1)/C(M − 1, N − 1)].
     """
+    labels = integers("labels", labels)
     total = len(labels)
-    require(2 <= batch_size <= total, f"The batch size is {batch_size}; it must lie in 2 … {total} (all images).")
+    require_number("The batch size", batch_size, least=2, most=total, whole=True)
     counts = labels.unique(return_counts=True)[1].cpu().double().numpy()
-    return float((counts / total * hypergeom.sf(0, total - 1, counts - 1, batch_size - 1)).sum())
+    return min(1.0, float((counts / total * hypergeom.sf(0, total - 1, counts - 1, batch_size - 1)).sum()))
 
 
 @torch.no_grad()
@@ -45,44 +49,46 @@ def knn_accuracy(
 ) -> float:
     """Share of test features, in [0, 1], whose label wins the vote of their k nearest training features.
 
-    Nearest by cosine similarity s, a vote weighs exp((s − 1)/temperature); among equal votes the smallest label wins.
-    `train` is (M, D), `test` (N, D), the labels integers of at least 0; a test label unknown to the training labels
-    counts as an error. Memory does not grow with N.
+    Nearest by cosine similarity s, a vote weighs exp(s/temperature); among equal votes the smallest label wins.
+    `train` is (M, D), `test` (N, D); a test label unknown to the training labels counts as an error. Memory does not
+    grow with N.
 
     Source: Wu et al. 2018, Sec. 3.4. Raises `ValueError` if shapes do not match, k exceeds M or temperature ≤ 0.
     """
-    require_labelled(train, train_labels, test, test_labels)
-    require(1 <= k <= len(train), f"k is {k}; it must lie in 1 … {len(train)}, the number of training features.")
-    require(temperature > 0, f"The temperature is {temperature}; it must be positive.")
-    train, test = F.normalize(_single(train)), F.normalize(_single(test))
-    classes, correct = int(train_labels.max()) + 1, 0
+    train, train_labels, test, test_labels = labelled(train=(train, train_labels), test=(test, test_labels))
+    require_number("k", k, least=1, most=len(train), whole=True)
+    require_number("The temperature", temperature, above=0)
+    train, test = unit(train), unit(test)
+    classes, train_labels = train_labels.unique(return_inverse=True)
+    correct = 0
     rows = max(1, _CHUNK // len(train))
     for features, labels in zip(test.split(rows), test_labels.split(rows), strict=True):
         similarity, index = (features @ train.T).topk(k)
-        weights = ((similarity - 1) / temperature).exp()
+        # Relative to the nearest, whose vote is 1, so that at a low temperature not all of them vanish.
+        weights = ((similarity - similarity[:, :1]) / temperature).exp()
         # Sums of float32 numbers in float64 hardly round, so equal votes stay equal in whatever order they are added.
-        votes = weights.new_zeros(len(features), classes, dtype=torch.float64)
+        votes = weights.new_zeros(len(features), len(classes), dtype=torch.float64)
         votes.scatter_add_(1, train_labels[index], weights.double())
-        correct += int((votes.argmax(1) == labels).sum())
+        correct += int((classes[votes.argmax(1)] == labels).sum())
     return correct / len(test)
 
 
-def require_labelled(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> None:
-    """Raise `ValueError` unless the features are (M, D) and (N, D), of one image at least, and each has one label."""
-    require(
-        train.ndim == 2 and test.ndim == 2 and train.shape[1] == test.shape[1],
-        f"train and test have the shapes {tuple(train.shape)} and {tuple(test.shape)}; they must be (M, D) and (N, D).",
-    )
-    require(
-        train_labels.shape == train.shape[:1] and test_labels.shape == test.shape[:1],
-        f"There are {tuple(train_labels.shape)} and {tuple(test_labels.shape)} labels for {len(train)} training and "
-        f"{len(test)} test features; each feature needs one.",
-    )
-    require(
-        len(train) > 0 and len(test) > 0,
-        f"There are {len(train)} training and {len(test)} test features; none of either is too few.",
-    )
+def labelled(**sets: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Features and labels of each of the named `sets`, in turn: float32 or float64, and int64 on the features' device.
 
-
-def _single(features: Tensor) -> Tensor:
-    return features.to(torch.promote_types(features.dtype, torch.float32))
+    Raises `ValueError` unless features are finite, (N, D) with one D, not empty, and each has one integer label.
+    """
+    found = []
+    for name, (features, labels) in sets.items():
+        features, labels = promoted(finite(name, features, 2)), integers(f"{name}_labels", labels)
+        require(
+            len(labels) == len(features),
+            f"There are {len(labels)} labels for the {len(features)} features of {name}; each feature needs one.",
+        )
+        found += [features, labels.to(features.device)]
+        require(
+            features.shape[1] == found[0].shape[1],
+            f"{next(iter(sets))} and {name} have the shapes {tuple(found[0].shape)} and {tuple(features.shape)}; they "
+            "must be (M, D) and (N, D).",
+        )
+    return found

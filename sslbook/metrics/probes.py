@@ -5,8 +5,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from sslbook.config import require
-from sslbook.metrics.neighbors import require_labelled
+from sslbook.config import require, require_choice, require_number
+from sslbook.metrics.neighbors import labelled
+from sslbook.tensors import finite, power_of_two
 
 L2 = 1e-3
 """Our choice, the same for every encoder: the penalty of the probe on features of unit variance."""
@@ -21,15 +22,16 @@ def linear_probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels:
 
     Features (M, D) and (N, D) are standardised by the mean and deviation of `train`; the fit minimises the mean
     cross-entropy + (L2/2)‖W‖², biases free, from 0 by full-batch L-BFGS with at most `ITERATIONS` iterations. Nothing
-    is random and nothing is chosen by looking at `test`. Labels are integers of at least 0; a test label unknown to
-    the training labels counts as an error.
+    is random and nothing is chosen by looking at `test`. Labels are integers of any type; a test label unknown to the
+    training labels counts as an error.
 
-    Raises `ValueError` if shapes do not match.
+    Raises `ValueError` if shapes do not match, a label is no integer or a feature is not finite.
     """
-    require_labelled(train, train_labels, test, test_labels)
-    train, test = _standardised(train.float(), test.float())
+    train, train_labels, test, test_labels = labelled(train=(train, train_labels), test=(test, test_labels))
+    train, test = _standardised(train, test, dtype=torch.float32)
+    classes, train_labels = train_labels.unique(return_inverse=True)
     weight, bias = _fit(train, train_labels)
-    predicted = (test @ weight + bias).argmax(1)
+    predicted = classes[(test @ weight + bias).argmax(1)]
     return (predicted == test_labels).double().mean().item()
 
 
@@ -51,25 +53,34 @@ def ridge_probe(
     `PENALTIES` the one with the least squared error on `validation` is taken, for each target its own. With μ the mean
     over `test`, R² = 1 − Σ (y − ŷ)²/Σ (y − μ)²; it can be negative.
 
-    Raises `ValueError` if shapes do not match, or a target has one value only in `train` or `test`.
+    Raises `ValueError` if shapes do not match, a number is not finite, or a target has one value only in `train` or
+    `test`.
     """
-    sets = [(train, train_targets), (validation, validation_targets), (test, test_targets)]
+    sets = [
+        (finite(name, x, 2), finite(f"{name}_targets", y, 2))
+        for name, x, y in (
+            ("train", train, train_targets),
+            ("validation", validation, validation_targets),
+            ("test", test, test_targets),
+        )
+    ]
+    (train, train_targets), _, (test, test_targets) = sets
+    require_choice("quadratic", quadratic, (False, True))
     for x, y in sets:
-        matching = x.ndim == y.ndim == 2 and len(x) == len(y) > 0
         require(
-            matching and (x.shape[1], y.shape[1]) == (train.shape[1], train_targets.shape[1]),
+            len(x) == len(y) and (x.shape[1], y.shape[1]) == (train.shape[1], train_targets.shape[1]),
             f"Features and targets have the shapes {tuple(x.shape)} and {tuple(y.shape)}; they must be (M, D) and "
             "(M, T), with the same D and T in all sets.",
         )
     for y in (train_targets, test_targets):
         constant = (y == y[0]).all(0).nonzero().flatten().tolist()
         require(not constant, f"The targets {constant} have one value only; there is nothing to predict.")
-    features = _standardised(*(x.double() for x, _ in sets))
+    features = _standardised(*(x for x, _ in sets), dtype=torch.float64)
     if quadratic:
         i, j = torch.triu_indices(train.shape[1], train.shape[1], device=train.device)
-        features = _standardised(*(torch.cat([x, x[:, i] * x[:, j]], 1) for x in features))
-    centre = train_targets.double().mean(0)
-    targets = [y.double() - centre for _, y in sets]
+        features = _standardised(*(torch.cat([x, x[:, i] * x[:, j]], 1) for x in features), dtype=torch.float64)
+    targets = [y.double() * power_of_two(train_targets.double().abs().amax(0)) for _, y in sets]
+    targets = [y - targets[0].mean(0) for y in targets]
     gram, along = (features[0].T @ x / len(train) for x in (features[0], targets[0]))
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factors = (torch.linalg.cholesky(gram + penalty * identity) for penalty in PENALTIES)
@@ -94,27 +105,35 @@ def mlp_probe(
 ) -> float:
     """Accuracy, in [0, 1], on `test` of a network with one hidden layer of `hidden` units, by default D.
 
-    Features (M, D) are standardised by `train`; labels are integers of at least 0. Adam at a rate of 1e-3 minimises the
+    Features (M, D) are standardised by `train`; labels are integers of any type. Adam at a rate of 1e-3 minimises the
     cross-entropy in batches of 256 for `epochs` passes, and the weights after the pass with the highest accuracy on
     `validation` are taken, the first among equals. `seed` decides the initial weights and the order; the global stream
     of chance is left alone.
 
-    Raises `ValueError` if shapes do not match.
+    Raises `ValueError` if shapes do not match, a label is no integer, a feature is not finite, or `hidden` or `epochs`
+    is below 1.
     """
-    require_labelled(train, train_labels, validation, validation_labels)
-    require_labelled(train, train_labels, test, test_labels)
-    train, validation, test = _standardised(train.float(), validation.float(), test.float())
-    dim, classes = train.shape[1], int(train_labels.max()) + 1
+    train, train_labels, validation, validation_labels, test, test_labels = labelled(
+        train=(train, train_labels), validation=(validation, validation_labels), test=(test, test_labels)
+    )
+    for name, value, least in (
+        ("hidden", 1 if hidden is None else hidden, 1),
+        ("epochs", epochs, 1),
+        ("seed", seed, 0),
+    ):
+        require_number(name, value, least=least, whole=True)
+    train, validation, test = _standardised(train, validation, test, dtype=torch.float32)
+    classes, train_labels = train_labels.unique(return_inverse=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = nn.Sequential(nn.Linear(dim, hidden or dim), nn.ReLU(), nn.Linear(hidden or dim, classes))
+        network = nn.Sequential(nn.Linear(train.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, len(classes)))
         orders = [torch.randperm(len(train)) for _ in range(epochs)]
     network = network.to(train.device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
 
     def accuracy(features: Tensor, labels: Tensor) -> float:
         with torch.no_grad():
-            return (network(features).argmax(1) == labels).double().mean().item()
+            return (classes[network(features).argmax(1)] == labels).double().mean().item()
 
     best, result = -1.0, 0.0
     for order in orders:
@@ -127,8 +146,12 @@ def mlp_probe(
     return result
 
 
-def _standardised(train: Tensor, *others: Tensor) -> list[Tensor]:
-    """All with the mean and deviation of `train` taken out."""
+def _standardised(train: Tensor, *others: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """All with the mean and deviation of `train` taken out, in `dtype`."""
+    largest = train.abs().amax(0)
+    # The squares of very large features would overflow, those of very small ones vanish.
+    power = power_of_two(largest.masked_fill(largest < torch.finfo(train.dtype).tiny, 1))
+    train, *others = ((features * power).to(dtype) for features in (train, *others))
     mean, deviation = train.mean(0), train.std(0, correction=0)
     # Of a constant feature only rounding is left; dividing by it would make noise a feature.
     deviation = deviation.masked_fill(deviation <= 1e-6 * mean.abs(), 1)
@@ -136,7 +159,7 @@ def _standardised(train: Tensor, *others: Tensor) -> list[Tensor]:
 
 
 def _fit(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights (D, C) and biases (C,) of the probe."""
+    """The weights (D, C) and biases (C,) of the probe of `labels` 0 … C − 1."""
     count, classes = len(features), int(labels.max()) + 1
     shape = (features.shape[1] + 1, classes)
 

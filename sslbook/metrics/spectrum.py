@@ -2,13 +2,14 @@
 
 Wherever a spectrum is enough, an argument named `matrix` may be the matrix (2-d) or its singular values (1-d), so that
 ranks can be derived later from stored spectra. Tensors and arrays are both accepted; the results are Python numbers.
-Every function raises `ValueError` for a shape or value that its docstring does not allow.
+Every function raises `ValueError` for a shape or value that its docstring does not allow, and for what is not finite.
 """
 
 import torch
 from torch import Tensor
 
-from sslbook.config import require
+from sslbook.config import require, require_choice, require_number
+from sslbook.tensors import finite
 
 
 def singular_values(matrix, *, centered: bool = False) -> Tensor:
@@ -17,11 +18,8 @@ def singular_values(matrix, *, centered: bool = False) -> Tensor:
     A 1-d argument is taken to be the singular values themselves. Raises `ValueError` for other shapes, negative
     singular values, or a spectrum that is to be centred.
     """
-    matrix = torch.as_tensor(matrix, dtype=torch.float64).detach()
-    require(
-        matrix.ndim in (1, 2) and matrix.numel() > 0,
-        f"The shape is {tuple(matrix.shape)}; it must be a matrix (N, D) or a vector of singular values, not empty.",
-    )
+    matrix = finite("The matrix", matrix, 1, 2, dtype=torch.float64).detach()
+    require_choice("centered", centered, (False, True))
     if matrix.ndim == 2:
         return torch.linalg.svdvals(matrix - matrix.mean(0) if centered else matrix)
     require(not centered, "Singular values cannot be centred; give the matrix itself.")
@@ -35,7 +33,8 @@ def rank(matrix, threshold: float, *, relative: bool = False) -> int:
     Source: Cosentino et al. 2022, Eq. 2. The paper gives no threshold, and its loss ignores the scale of the
     projector while an absolute threshold does not: report several.
     """
-    require(threshold >= 0, f"The threshold is {threshold}; it must be at least 0.")
+    require_number("The threshold", threshold, least=0)
+    require_choice("relative", relative, (False, True))
     values = singular_values(matrix)
     return int((values >= (threshold * values[0] if relative else threshold)).sum())
 
@@ -49,15 +48,20 @@ def effective_rank(matrix) -> float:
     values = singular_values(matrix)
     if values[0] == 0:
         return 0.0
-    return float(torch.special.entr(values / values.sum()).sum().exp())
+    values = values / values[0]  # else the sum of very large ones overflows
+    number = float(torch.special.entr(values / values.sum()).sum().exp())
+    return min(max(number, 1.0), float(values.count_nonzero()))
 
 
 def energy_rank(matrix, share: float = 0.99) -> int:
     """Smallest number of leading directions that hold `share` of the energy Σ σ²; 0 for the zero matrix."""
-    require(0 < share <= 1, f"The share is {share}; it must lie in (0, 1].")
-    energy = singular_values(matrix).square().cumsum(0)
+    require_number("The share", share, above=0, most=1)
+    values = singular_values(matrix)
+    if values[0] == 0:
+        return 0
+    energy = (values / values[0]).square().cumsum(0)
     # A share that is reached exactly must not be missed by rounding.
-    return int((energy < share * energy[-1] * (1 - 1e-12)).sum()) + int(energy[-1] > 0)
+    return int((energy < share * energy[-1] * (1 - 1e-12)).sum()) + 1
 
 
 def unexplained_variance(displacements, basis, *, threshold: float | None = None) -> float:
@@ -70,18 +74,20 @@ def unexplained_variance(displacements, basis, *, threshold: float | None = None
 
     Source: Cosentino et al. 2022, Eq. 10. Raises `ValueError` if the shapes do not match or all displacements are 0.
     """
-    delta, basis = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (displacements, basis))
+    delta = _scaled(finite("The matrix of displacements", displacements, 2, dtype=torch.float64).detach())
+    basis = finite("The basis", basis, 2, dtype=torch.float64).detach()
     require(
-        delta.ndim == 2 and basis.ndim == 2 and delta.shape[1] == basis.shape[0],
+        delta.shape[1] == basis.shape[0],
         f"The displacements have shape {tuple(delta.shape)} and the basis {tuple(basis.shape)}; they must be (N, D) "
         "and (D, K).",
     )
-    total = _energy(delta)
     left, values, _ = torch.linalg.svd(basis, full_matrices=False)
-    if threshold is None:
+    if threshold is not None:
+        require_number("The threshold", threshold, least=0)
+    else:
         threshold = values[0] * max(basis.shape) * torch.finfo(values.dtype).eps
     kept = left[:, (values >= threshold) & (values > 0)]
-    return float((delta - delta @ kept @ kept.T).square().sum() / total)
+    return min(1.0, float((delta - delta @ kept @ kept.T).square().sum() / delta.square().sum()))
 
 
 def pca_unexplained(displacements, k: int) -> float:
@@ -90,12 +96,13 @@ def pca_unexplained(displacements, k: int) -> float:
     The least value of `unexplained_variance` over all bases (D, k). Raises `ValueError` if k < 0 or all
     displacements are 0.
     """
-    require(k >= 0, f"k is {k}; it must be at least 0.")
-    values = singular_values(displacements)
-    return float(values[k:].square().sum() / _energy(values))
+    require_number("k", k, least=0, whole=True)
+    energy = _scaled(singular_values(displacements)).square()
+    return float(energy[k:].sum() / energy.sum())
 
 
-def _energy(displacements: Tensor) -> Tensor:
-    energy = displacements.square().sum()
-    require(bool(energy > 0), "All displacements are 0; the share of their variance is undefined.")
-    return energy
+def _scaled(displacements: Tensor) -> Tensor:
+    """Divided by the largest of their numbers, so that no square overflows or vanishes."""
+    largest = displacements.abs().max()
+    require(bool(largest > 0), "All displacements are 0; the share of their variance is undefined.")
+    return displacements / largest

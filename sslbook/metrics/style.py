@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sslbook.config import require
+from sslbook.tensors import finite, require_size
 from sslbook.views import Draws
 
 
@@ -16,6 +17,8 @@ def augmentation_factors(draws: Draws, size: tuple[int, int]) -> dict[str, Tenso
     height; `flip`, `vertical` and `gray` are 0 or 1; `brightness`, `contrast`, `saturation` and `hue` are the columns
     of `Draws.factors`; `blur` is a standard deviation in pixels.
     """
+    require(isinstance(draws, Draws), f"draws is of type {type(draws).__name__}; `Policy.draw` makes what it must be.")
+    require_size(size)
     top, left, height, width = draws.box.float().unbind(1)
     flip, vertical = draws.flip.float(), draws.vertical.float()
     jitter = zip(("brightness", "contrast", "saturation", "hue"), draws.factors.unbind(1), strict=True)
@@ -41,13 +44,16 @@ def stroke_factors(images: Tensor) -> dict[str, Tensor]:
     the area over the perimeter, which is the width of a stroke much longer than wide. None of them changes if the
     strokes are moved or their brightness is multiplied.
 
-    Raises `ValueError` for another shape, and for an image without a bright pixel.
+    Raises `ValueError` for another shape, for pixels that are negative or not finite, and for an image without a bright
+    pixel.
     """
+    images = finite("The tensor of images", images, 4)
     require(
-        images.ndim == 4 and images.shape[1] == 1,
+        images.shape[1] == 1,
         f"The images have the shape {tuple(images.shape)}; strokes are measured on (N, 1, H, W).",
     )
     image = images[:, 0].double()
+    require(bool(image.min() >= 0), f"The darkest pixel is {image.min():g}; brightness must be at least 0.")
     mass = image.sum((1, 2))
     require(bool((mass > 0).all()), f"{int((mass <= 0).sum())} of {len(mass)} images are black; they show no stroke.")
     height, width = image.shape[1:]

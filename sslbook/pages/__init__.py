@@ -8,7 +8,7 @@ MyST extension does. The engine is registered with papermill: `papermill --engin
 import json
 
 from sslbook.pages.engine import NotebookError, execute, parameters, roles
-from sslbook.pages.page import Page, interval, made_by, note, noted, signed, styled
+from sslbook.pages.page import Page, interval, listed, made_by, note, noted, signed, styled
 
 __all__ = [
     "NotebookError",
@@ -16,6 +16,7 @@ __all__ = [
     "execute",
     "facts",
     "interval",
+    "listed",
     "made_by",
     "note",
     "parameters",

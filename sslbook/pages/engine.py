@@ -201,30 +201,15 @@ def provenance(notebook, page: str, facts: dict, seconds: float) -> dict:
     given = dict(notebook.metadata.papermill["parameters"])
     _, default = _declared(notebook, page).get("profile", (None, ast.Constant(None)))
     profile = given.get("profile") or ast.literal_eval(default)
-    return (
-        _glued(notebook)
-        | facts
-        | {
-            "profile": profile,
-            "parameters": given,
-            "hardware": hardware.name(given.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")),
-            "commit": runs.commit(),
-            "versions": {package: _version(package) for package in PACKAGES},
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "minutes": round(seconds / 60, 2),
-        }
-    )
-
-
-def _glued(notebook) -> dict:
-    glued = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-            text = next((v for k, v in output.get("data", {}).items() if k.endswith("text/plain")), None)
-            if name in ("data", "seeds", "result") and text is not None:
-                glued[name] = ast.literal_eval("".join(text))
-    return glued
+    return facts | {
+        "profile": profile,
+        "parameters": given,
+        "hardware": hardware.name(given.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")),
+        "commit": runs.commit(),
+        "versions": {package: _version(package) for package in PACKAGES},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "minutes": round(seconds / 60, 2),
+    }
 
 
 def _version(package: str) -> str | None:

@@ -26,7 +26,8 @@ class Page:
         self.planned = [] if figure is None else self.paper.plan(figure, profile, dataset, seeds)
         self.found = list(self.paper.obtain(self.planned, device=device))
         if self.found:
-            note(data=self.facts.data, seeds=self.facts.seeds)
+            # Those of the kernel's first page: a further one shows runs beside the page's own.
+            note(**{"data": self.facts.data, "seeds": self.facts.seeds} | noted())
 
     def of(self, figure: str) -> "Page":
         """A page of the runs behind another figure, with the same parameters."""
@@ -81,10 +82,10 @@ class Page:
         """The line under a figure that was computed on its page."""
         return made_by(profile=self.profile, data=data, seeds=list(seeds), seconds=seconds)
 
-    def axes(self, panels: int = 1, **size):
+    def axes(self, panels: int = 1, *, sharey: bool = False, **size):
         """A figure in the house style with panels beside each other, and their list."""
         figure = plotting.figure(**({"figsize": (6.4, 3.6) if panels == 1 else (8.6, 3.4)} | size))
-        return figure, list(figure.subplots(1, panels, squeeze=False).flat)
+        return figure, list(figure.subplots(1, panels, squeeze=False, sharey=sharey).flat)
 
     def draw(self, y: str, hue: str, *, x: str = "epoch", ax=None, frame: pd.DataFrame | None = None, **labels):
         """Curves of a column over `x`, mean ± one standard deviation over seeds, in the paper's colours."""
@@ -135,6 +136,65 @@ class Page:
         """What the page's runs say of a claim, as with other thresholds than its own."""
         return self.paper.judge(claim, self.found, self.profile).status
 
+    def verdict(self, id: str) -> str:
+        """The verdict on a claim that the page judges, as a sentence has it: "partly reproduced" for "partly"."""
+        return self.status(id).replace(ledger.PARTLY, "partly reproduced")
+
+    @functools.cached_property
+    def moments(self) -> dict[str, int]:
+        """The kept epochs at the "start", the "half" and the "end" of training."""
+        half = min(self.epochs, key=lambda epoch: abs(epoch - self.epochs[-1] / 2))
+        return {"start": self.epochs[0], "half": half, "end": self.epochs[-1]}
+
+    def means(self, by: str, when: str = "end") -> pd.DataFrame:
+        """The mean of every column of the frame at one of the `moments`: a row for each value of the label `by`."""
+        now = self.frame[self.frame.epoch == self.moments[when]]
+        return now.groupby(by, sort=False).mean(numeric_only=True)
+
+    def trend(self, name: str, by: str) -> str:
+        """How the means of a column at the end go from value to value of the label `by`: rises, falls or varies."""
+        steps = self.means(by)[name].diff().iloc[1:]
+        return "rises" if (steps > 0).all() else "falls" if (steps < 0).all() else "varies"
+
+    def through(self, columns: dict[str, str], by: str) -> pd.DataFrame:
+        """Means of columns, with their titles, at the three `moments`: a row for each value of the label `by`."""
+        means = {when: self.means(by, when) for when in self.moments}
+        tables = {title: pd.DataFrame({w: m[name] for w, m in means.items()}) for name, title in columns.items()}
+        return pd.concat(tables, axis=1)
+
+    def panels(
+        self, columns: dict[str, str], hue: str, *, legend_in: int = 0, sharey: bool = False, ylim=None, **labels
+    ):
+        """Curves of columns beside each other, each under its title, and one legend: the figure and a list of axes."""
+        figure, axes = self.axes(len(columns), sharey=sharey, figsize=(8, 3.4))
+        for ax, (name, title) in zip(axes, columns.items(), strict=True):
+            self.draw(name, hue, ax=ax, title=title, **labels)
+            if ax is not axes[legend_in]:
+                ax.get_legend().remove()
+        for ax in axes:  # only now: a limit set on shared axes would hold for curves yet to come
+            ax.set_ylim(ylim)
+        return figure, axes
+
+    def spectra(self, name, hue: str, moments: dict[str, str] | None = None, *, relative=False, ax=None, **labels):
+        """Singular values against their index, means over runs, at the end or at titled `moments`.
+
+        They are the array `name`, or a frame of entries. One colour for each value of `hue`, a label or column, one
+        kind of line for each moment. If `relative`, the values of a run are divided by its largest.
+        """
+        moments = moments or {"end": "end"}
+        entries = self.paper.entries(self.found, name) if isinstance(name, str) else name
+        if relative:
+            entries["value"] /= entries.groupby([hue, "seed", "epoch"]).value.transform("max")
+        lines = pd.concat(entries[entries.epoch == self.moments[w]].assign(when=t) for w, t in moments.items())
+        lines = lines.groupby([hue, "when", "index"], as_index=False, sort=False).value.mean()
+        looks = {"style": "when" if len(moments) > 1 else None, "colours": self.paper.colours, "ax": ax}
+        return plotting.spectra(lines, "index", "value", hue, **looks, **({"xlabel": "direction"} | labels))
+
+    def grid(self, rows: int, columns: int, **size):
+        """A figure in the house style with panels in rows and columns that share their axes, and the array of them."""
+        figure = plotting.figure(**size)
+        return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+
 
 _facts: dict = {}
 
@@ -166,6 +226,11 @@ def interval(values, digits: int = 3) -> str:
 def signed(mean: float, low: float, high: float, digits: int = 3) -> str:
     """Three numbers as mean (low to high), each with its sign."""
     return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def listed(values, form: str = ".2f") -> str:
+    """Numbers by name, a series or a dictionary, in words for the text: 0.10 (small), 0.20 (large)."""
+    return ", ".join(f"{value:{form}} ({name})" for name, value in values.items())
 
 
 def labels_of(hue: str) -> str:

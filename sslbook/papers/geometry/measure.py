@@ -157,14 +157,18 @@ def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
     Added are what derives from spectra: `effective_rank` of the projector, `sigma_min`, `sigma_max`, `norm`
     (Frobenius), counts `rank_0.25` … (σ ≥ τ) and `relative_0.25` … (σ ≥ τ σ_max) for the thresholds of `THRESHOLDS`,
     `energy_rank` (99 % of Σ σ²); `encoder_rank` and `views_rank`, the share of encoder directions with σ ≥ 10⁻³ σ_max
-    after centring.
+    after centring; `encoder_effective_rank`, also centred, and `displacement_effective_rank`; `attraction_share`, of
+    the sum of the two gradients.
     """
     skipped = {*SPECTRA, "distance_edges", "distance_unit", "distance_relative"}
     means = {name: float(values.double().mean()) for name, values in arrays.items() if name not in skipped}
     ranks = _ranks(arrays["projector"]) if "projector" in arrays else {}
     shares = {"encoder_rank": arrays["encoder_centered"], "views_rank": arrays["views_centered"]}
     shares = {name: metrics.rank(sigma, 1e-3, relative=True) / len(sigma) for name, sigma in shares.items()}
-    return means | ranks | shares
+    spectra = {"encoder": arrays["encoder_centered"], "displacement": arrays["displacement"]}
+    shares |= {f"{name}_effective_rank": metrics.effective_rank(sigma) for name, sigma in spectra.items()}
+    pull, push = means["attraction_gradient"], means["repulsion_gradient"]
+    return means | ranks | shares | {"attraction_share": pull / (pull + push)}
 
 
 SPECTRA = ("projector", "encoder", "encoder_centered", "views", "views_centered", "displacement")

@@ -91,7 +91,7 @@ def projectors(profile: str) -> list[Planned]:
     return [
         Planned(
             _run(profile, seed, policy("large"), hidden=hidden),
-            {"strength": "large", "hidden": " × ".join(str(h * width) for h in hidden) or "none"},
+            {"strength": "large", "hidden": "–".join(str(h * width) for h in hidden) or "linear"},
         )
         for seed in (1, 2, 3)
         for hidden in _HIDDEN

@@ -44,8 +44,16 @@ _IMAGES = {"fashion_mnist": 10_000, "mnist": 10_000, "cifar10": 10_000, "shapes"
 _VIEWED = 128
 """Views in a step, as released: 64 images for J = 2."""
 
-# Chosen on validation from the grid below, the same number of candidates for each method; see `grid`.
-_CHOSEN = {name: {} for name in METHODS}
+# Chosen by the sum of linear-probe and 20-NN accuracy on validation images of Fashion-MNIST, seed 0, from three
+# candidates for each method: those of `grid`.
+_CHOSEN = {
+    "SimVAE": {},
+    "VAE": {},
+    "β-VAE": {"pace": 0.5},
+    "CR-VAE": {"pace": 0.5},
+    "SimCLR": {"beta": 5.0},
+    "VICReg": {"widths": (512, 512)},
+}
 GRID = {
     **dict.fromkeys(("SimVAE", "VAE", "β-VAE", "CR-VAE"), ({"pace": 0.5}, {"pace": 1.0}, {"pace": 2.0})),
     "SimCLR": ({"beta": 2.0}, {"beta": 5.0}, {"beta": 5.0, "widths": ()}),

@@ -1,0 +1,145 @@
+"""Pictures of the pages of the chapter, drawn with the axes and curves of a `Page`."""
+
+import math
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from sslbook.papers.geometry import theory
+from sslbook.papers.geometry.plan import STRENGTHS
+
+DOTTED = {"color": "black", "linewidth": 1, "linestyle": ":"}
+
+
+def _over_beta(page, frame: pd.DataFrame, y: str, hue: str):
+    ax = page.draw(y, hue, frame=frame, x="β", xlabel="inverse temperature β", xscale="log").axes[0]
+    ax.xaxis.set_major_formatter("{x:g}")
+    return ax
+
+
+def gap_over_beta(page, z1: torch.Tensor, z2: torch.Tensor):
+    """`theory.bound_gap` of a batch and its two limits against β, mean and deviation over the anchors."""
+    parts = []
+    for beta in torch.logspace(-1, 2, 31, dtype=torch.float64).tolist():
+        gap, limit = theory.bound_gap(z1, z2, beta)
+        parts.append(pd.DataFrame({"β": beta, "gap to the loss": gap, "limit β(s* − s̄)": limit}))
+    curves = pd.concat(parts).melt("β", None, "curve", "gap")
+    ax = _over_beta(page, curves[curves.gap < 6.5], "gap", "curve")
+    negatives = 2 * (len(z1) - 1)
+    ax.axhline(math.log(negatives), **DOTTED)
+    ax.text(0.1, math.log(negatives) + 0.08, "log 2(N − 1)")
+    return ax.figure
+
+
+def effective_negatives(page, count: pd.DataFrame):
+    """Curves of `count`, a column for each batch, against its index, β, with a dotted line at the paper's β = 2."""
+    frame = count[count.index > 0].rename_axis("β").reset_index().melt("β", None, "batch", "effective negatives")
+    ax = _over_beta(page, frame, "effective negatives", "batch")
+    ax.axvline(2, **DOTTED)
+    ax.get_legend().set_loc("lower left")
+    return ax.figure
+
+
+def loss_and_bound(page, levels):
+    """Figure 3: loss and upper bound through training, a panel for each strength, with dotted lines at `levels`."""
+    figure, axes = page.axes(len(STRENGTHS), sharey=True, figsize=(8.6, 3.2))
+    curves = page.frame.rename(columns={"upper": "upper bound"})
+    curves = curves.melt(["strength", "seed", "epoch"], ["loss", "upper bound"], "curve", "nats")
+    for ax, (strength, part) in zip(axes, curves.groupby("strength", sort=False), strict=True):
+        page.draw("nats", "curve", frame=part, ax=ax, title=f"{strength}, {part.seed.nunique()} seeds")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        for level in levels:
+            ax.axhline(level, **DOTTED)
+        if ax is not axes[-1]:
+            ax.get_legend().remove()
+    return figure
+
+
+def nearest_distances(page, kinds: dict[str, str]):
+    """Figure 5: shares of anchors by their distance to the nearest negative at the end of training.
+
+    A panel for each of `kinds`, "unit" or "relative", under its title. The bins are the 50 of `measure`.
+    """
+    figure, axes = page.axes(len(kinds), figsize=(8, 3.4))
+    for ax, (kind, title) in zip(axes, kinds.items(), strict=True):
+        counts = page.paper.entries(page.found, f"distance_{kind}")
+        counts = counts[counts.epoch == page.epochs[-1]]
+        share = counts.value / counts.groupby(["strength", "seed"]).value.transform("sum")
+        bins = counts.assign(distance=0.04 * (counts["index"] - 0.5), share=share)
+        limit = 1.3 * bins.distance[share > 0.005].max()
+        page.draw("share", "strength", x="distance", frame=bins, ax=ax, title=title, ylabel="", xlim=(0, limit))
+        if ax is not axes[-1]:
+            ax.get_legend().remove()
+    axes[0].set_ylabel("share of anchors")
+    return figure
+
+
+def one_legend(*panels, columns: int, side: str = "center", title: str | None = None) -> None:
+    """The legend of the first of the given panels below their figure, on one side, in the place of their own."""
+    figure, entries = panels[0].figure, panels[0].get_legend_handles_labels()
+    for ax in panels:
+        ax.get_legend().remove()
+    figure.legend(*entries, loc=f"outside lower {side}", ncols=columns, title=title)
+
+
+def beside(page, names: dict[str, str], hue: str, *, columns: int, height: float, title: str | None = None, **labels):
+    """Curves of columns of the frame, each with its name at the ordinate, over one legend: the figure and its panels.
+
+    `columns` and `title` are those of the legend, `labels` as in `Page.draw`.
+    """
+    figure, panels = page.axes(len(names), figsize=(8, height))
+    for ax, (name, label) in zip(panels, names.items(), strict=True):
+        page.draw(name, hue, ax=ax, ylabel=label, **labels)
+    one_legend(*panels, columns=columns, title=title)
+    return figure, panels
+
+
+def runs_of(page) -> str:
+    """How many runs of each kind a page has, in words."""
+    n = page.frame.seed.nunique()
+    return "one run" if n == 1 else f"{n} runs"
+
+
+def large(page, name: str) -> pd.DataFrame:
+    """Entries of an array of `measure` of the runs under large augmentations."""
+    return page.paper.entries([run for run in page.found if run.labels["strength"] == "large"], name)
+
+
+def spectra(page, name: str) -> pd.DataFrame:
+    """Such an array as a table: a row for each moment of training and seed, a column for each entry."""
+    table = large(page, name).pivot(index=["epoch", "seed"], columns="index", values="value")
+    moments = {epoch: moment for moment, epoch in page.moments.items()}
+    return table.loc[sorted(moments)].rename(index=moments, level="epoch").rename_axis(index=["moment", "seed"])
+
+
+def features(page):
+    """Figures 4 and 9: singular values of the features of images and of views, with their mean and without."""
+    figure, axes = page.axes(2, sharey=True, figsize=(8, 4))
+    for ax, name in zip(axes, ("encoder", "views"), strict=True):
+        kinds = large(page, name).assign(mean="kept"), large(page, f"{name}_centered").assign(mean="removed")
+        page.spectra(pd.concat(kinds), "mean", {"end": "end", "half": "half", "start": "start"}, ax=ax)
+    axes[0].set(title="images (Fig. 4)", ylabel="singular value")
+    axes[1].set(title="views (Fig. 9)")
+    one_legend(*axes, columns=7)
+    return figure
+
+
+def pieces(page, networks: dict, arc, missed):
+    """Figure 8: the regions of named networks, an arc of features, and the direction of W_ω at every sixteenth.
+
+    `networks` holds `theory.local_maps` along the arc and `theory.cells`, `missed` what W_ω misses of the tangents.
+    """
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    figure, axes = page.axes(len(networks), figsize=(8, 3.1))
+    for ax, (name, (maps, cells)) in zip(axes, networks.items(), strict=True):
+        ax.add_collection(PolyCollection(cells, facecolors="none", edgecolors="black", linewidths=0.5, alpha=0.5))
+        ax.plot(*arc.T, color="C0", linewidth=1.2)
+        at, along = arc[8::16], F.normalize(maps[8::16, :, 0], dim=1) * 0.16
+        ends = zip((at - along).tolist(), (at + along).tolist(), strict=True)
+        ax.add_collection(LineCollection(list(ends), colors="C1", linewidths=2.2))
+        ax.set(aspect="equal", xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[])
+        regions = f"{len(cells)} region{'s' * (len(cells) > 1)}"
+        ax.set_title(f"{name}: {regions}, misses {missed[name]:.2f}", fontsize=10)
+    return figure

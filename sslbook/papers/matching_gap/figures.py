@@ -1,0 +1,113 @@
+"""Pictures of this chapter, and the numbers in them in words. The colours are those of the house style, "C0" first."""
+
+import torch
+from torch import Tensor
+
+from sslbook.papers.matching_gap import theory
+from sslbook.papers.matching_gap.plan import LOSSES, POLICIES
+
+
+def matching(ax, x: Tensor, y: Tensor, lines: Tensor, title: str, *, off: str = "-", alpha: float = 1.0) -> None:
+    """Points of the plane, `x` full and `y` open, both (N, 2), with lines from x_i to y_j as wide as `lines[i, j]`.
+
+    Widths are in points. Lines on the pairs are blue, those off them orange and of the style `off`.
+    """
+    for i, j in (lines > 0.006).nonzero().tolist():  # what is thinner cannot be seen
+        look = {"color": "C0"} if i == j else {"color": "C1", "linestyle": off}
+        ax.plot(*torch.stack([x[i], y[j]], 1), lw=float(lines[i, j]), alpha=alpha, **look)
+    ax.scatter(*x.T, s=22, color="black", zorder=3)
+    ax.scatter(*y.T, s=22, facecolor="none", edgecolor="black", zorder=3)
+    ax.set_title(title)
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.axis("off")
+
+
+def row(page, pictures: dict[str, tuple[Tensor, Tensor, Tensor]], **look):
+    """A figure with a picture by `matching` of each `(x, y, lines)`, under its title."""
+    figure, panels = page.axes(len(pictures), figsize=(8.6, 2.5))
+    for ax, (title, drawn) in zip(panels, pictures.items(), strict=True):
+        matching(ax, *drawn, title, **look)
+    return figure
+
+
+def pushes(page, first: Tensor, second: Tensor, plans: dict[str, Tensor]):
+    """The weights of named `plans` (N, N) between points of the sphere, (N, 3), seen from above, and their columns."""
+    figure, (*maps, bars) = page.axes(len(plans) + 1, figsize=(8.6, 3.0))
+    n, places = len(first), torch.arange(1, len(second) + 1)
+    for k, (ax, (name, plan)) in enumerate(zip(maps, plans.items(), strict=True)):
+        matching(ax, first[:, :2], second[:, :2], 40 * plan, name, alpha=0.75)
+        bars.bar(places + 0.4 * k - 0.2, n * plan.sum(0), 0.36, label=name, color=f"C{k + 2}", lw=0)
+    bars.set(xlabel="second view", ylabel="weight of the push", ylim=(0, 2.3), xticks=places)
+    bars.legend(fontsize=9, loc="upper right")
+    return figure
+
+
+def beside(page, columns: dict[str, str], hue: str | None, *, height: float = 3.2, **labels):
+    """Curves of columns in panels beside each other, each with its title at the ordinate: the figure and its panels.
+
+    `labels` as in `Page.draw`.
+    """
+    figure, panels = page.axes(len(columns), figsize=(8.6, height))
+    for ax, (name, title) in zip(panels, columns.items(), strict=True):
+        page.draw(name, hue, ax=ax, ylabel=title, **labels)
+    return figure, panels
+
+
+def by_policy(page, column: str, title: str):
+    """A column through training, a panel for each policy and a curve for each loss: the figure and its panels."""
+    figure, (panels,) = page.grid(1, len(POLICIES), figsize=(8.6, 3.4))
+    for ax, policy in zip(panels, POLICIES, strict=True):
+        part = page.frame[page.frame.policy == policy]
+        page.draw(column, "loss", frame=part, ax=ax, title=policy, ylabel=title)
+    return figure, panels
+
+
+def legend(panels, keep: int, loc="best") -> None:
+    """Keep one of the legends of panels that have the same, in small letters at `loc`."""
+    for ax in panels:
+        ax.get_legend().remove()
+    panels[keep].legend(loc=loc, fontsize=9)
+
+
+def play(ax, centre: float, half: float) -> None:
+    """A gray line at a value to compare with, and a gray band of ± `half` around it, the play of the seed."""
+    ax.axhline(centre, color="C5", linewidth=1)
+    ax.axhspan(centre - half, centre + half, color="C5", alpha=0.25, lw=0)
+
+
+def descents(page, histories):
+    """Distance of the two views and gap in the `histories` of `theory.descend`, by ε as a word, of eight images."""
+    columns = {"distance": "mean distance", "gap": "gap"}
+    figure, (left, right) = beside(page, columns, "ε", x="step", frame=histories, legend="ε")
+    for epsilon in map(float, histories["ε"].unique()):
+        if epsilon:
+            right.axhline(theory.least_entropic_gap(8, epsilon), color="black", lw=1, ls=":")
+    left.set_ylim(0, None)
+    right.set(yscale="log", ylim=(1e-4, 3))
+    right.get_legend().remove()
+    return figure
+
+
+def histograms(page, space: str):
+    """Shares of the distances in `space`, "projector" or "encoder", at the end of training, summed over seeds.
+
+    A row for each policy, a column for each loss; blue are the two views of an image, orange the nearest view of
+    another one. The bins are those of `measure`.
+    """
+    figure, grid = page.grid(len(POLICIES), len(LOSSES), figsize=(8.6, 4.2))
+    for colour, pair in (("C0", "positive"), ("C1", "negative")):
+        entries = page.paper.entries(page.found, f"{space}_{pair}")
+        last = entries[entries.epoch == page.epochs[-1]].groupby(["policy", "loss", "index"]).value.sum()
+        for axes, policy in zip(grid, POLICIES, strict=True):
+            for ax, loss in zip(axes, LOSSES, strict=True):
+                counts = last[policy, loss]
+                steps = counts / counts.sum(), torch.linspace(0, 2, len(counts) + 1)
+                ax.stairs(*steps, color=colour)
+                ax.stairs(*steps, color=colour, alpha=0.2, fill=True, lw=0)
+    for ax, loss in zip(grid[0], LOSSES, strict=True):
+        ax.set_title(loss, fontsize=10)
+    for axes, policy in zip(grid, POLICIES, strict=True):
+        axes[0].set_ylabel(f"{policy}\nshare")
+    for ax in grid[-1]:
+        ax.set_xlabel("distance")
+    return figure
