@@ -49,8 +49,9 @@ class Page:
         return sorted(self.frame.epoch.unique().tolist())
 
     def at(self, when: str = "end") -> pd.DataFrame:
-        """The rows of the frame at the "start" or the "end" of training."""
-        return self.frame[self.frame.epoch == self.epochs[{"start": 0, "end": -1}[when]]]
+        """The rows of the frame at the "start" or the "end" of training, which may be another epoch for each run."""
+        edge = self.frame.groupby("run").epoch.transform({"start": "min", "end": "max"}[when])
+        return self.frame[self.frame.epoch == edge]
 
     def mean(self, name: str, when: str = "end", **where) -> float:
         """The mean over seeds of a column at "start", "half" or "end", of the runs with these labels."""

@@ -106,23 +106,23 @@ def spread_ratio(z: Tensor) -> float:
     return float(z.var(0).mean(0).sum() / whole) if whole > 0 else 0.0
 
 
-def fresh_decoder(features: Tensor, images: Tensor, *, width: int = 256, steps: int = 400, batch: int = 64):
+def fresh_decoder(features: Tensor, images: Tensor, *, passes: int = 5):
     """A function from features (M, D) to images (M, C, H, W) in [0, 1], fitted to `features` (N, D) of `images`.
 
-    One hidden layer of `width` units on features standardised by those given, a sigmoid at its end; Adam minimises the
-    squared error for `steps` steps of `batch` images, at a rate that falls linearly from 3e-3. It is the same for all
+    One hidden layer of 256 units on features standardised by those given, a sigmoid at its end. Adam minimises the
+    squared error in batches of 64 for `passes` passes, at a rate that falls linearly from 3e-3. It is the same for all
     encoders, and starts from the same weights; the global stream of chance is left alone.
     """
     mean, deviation = features.mean(0), features.std(0)
     deviation = deviation.masked_fill(deviation == 0, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        first, last = nn.Linear(features.shape[1], width), nn.Linear(width, images[0].numel())
-        order = torch.randint(len(features), (steps, batch))
+        first, last = nn.Linear(features.shape[1], 256), nn.Linear(256, images[0].numel())
+        batches = [batch for _ in range(passes) for batch in torch.randperm(len(features)).split(64)]
     network = nn.Sequential(first, nn.ReLU(), last, nn.Sigmoid(), nn.Unflatten(1, images.shape[1:]))
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    for step, chosen in enumerate(order):
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+    for step, chosen in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / len(batches))
         optimizer.zero_grad()
         drawn = network((features[chosen] - mean) / deviation)
         (drawn - images[chosen]).square().mean().backward()
