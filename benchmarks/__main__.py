@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import book, growth, losses, matching, step, views
+from benchmarks import book, growth, losses, matching, nnk, step, views
 from sslbook import hardware, runs
 
 RESULTS = Path(__file__).with_name("results.md")
@@ -48,7 +48,7 @@ def version(name: str) -> str:
 
 def ratios() -> list[str]:
     lines = ["## Beside others", "", "| What | Ours, ms | Beside | Theirs, ms | Ratio |", "|---|--:|---|--:|--:|"]
-    for module in (views, losses, matching, step):
+    for module in (views, losses, matching, nnk, step):
         for r in module.rows():
             lines.append(
                 f"| {r['what']} | {r['ours_ms']:.1f} | {r['theirs']} | {r['theirs_ms']:.1f} | {r['ratio']:.1f}× |"
@@ -77,8 +77,15 @@ def growing() -> list[str]:
 
 
 def memory() -> list[str]:
-    lines = ["## Memory of all neighbours", "", "| N | 20-NN of N×128 in themselves, s | Peak, GB |", "|--:|--:|--:|"]
-    return [*lines, *(f"| {r['n']:,} | {r['seconds']:.1f} | {r['gigabytes']:.2f} |" for r in growth.memory())]
+    lines = [
+        "## Memory of all neighbours",
+        "",
+        "| What, N×128 in themselves | N | Time, s | Peak, GB |",
+        "|---|--:|--:|--:|",
+    ]
+    for what, name in (("knn", "20-NN"), ("nnk", "NNK of 50, with its metrics")):
+        lines += [f"| {name} | {r['n']:,} | {r['seconds']:.1f} | {r['gigabytes']:.2f} |" for r in growth.memory(what)]
+    return lines
 
 
 if __name__ == "__main__":

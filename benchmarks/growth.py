@@ -2,7 +2,8 @@
 
 Claim: views and k-NN take time linear in N and in D, NT-Xent linear in D and, comparing all pairs, quadratic in N;
 VICReg and Barlow Twins with D over N, by N×N Gram matrices, are linear in D. The neighbours of 50,000 features among
-50,000 are found in less than 4 GB, a whole process with PyTorch included.
+50,000, and their NNK neighbours with diameters, tangents and affinities, are found in less than 4 GB, a whole process
+with PyTorch included.
 """
 
 import re
@@ -43,6 +44,10 @@ def rows() -> list[dict]:
     def nt_xent(z1, z2):
         return losses.nt_xent(z1, z2, temperature=0.5)
 
+    def regression(bank, queries, d=128):
+        candidates, asked = gaussian(bank, d), gaussian(queries, d).flip(1)
+        return lambda: metrics.nnk(asked, candidates)
+
     cases = [
         ("views, large policy, in N", (256, 512, 1024, 2048), view),
         ("NT-Xent with gradient, D = 128, in N", (256, 512, 1024), lambda n: loss(nt_xent, n, 128)),
@@ -50,6 +55,8 @@ def rows() -> list[dict]:
         ("20-NN in 10,000×128, in queries", (500, 1000, 2000), lambda n: knn(10_000, n)),
         ("20-NN of 500×128, in the bank", (10_000, 20_000, 40_000), lambda m: knn(m, 500)),
         ("20-NN of 500 in 10,000, in D", (256, 512, 1024), lambda d: knn(10_000, 500, d)),
+        ("NNK in 10,000×128, in queries", (250, 500, 1000), lambda n: regression(10_000, n)),
+        ("NNK of 250×128, in the bank", (10_000, 20_000, 40_000), lambda m: regression(m, 250)),
         ("VICReg with gradient, N = 256, in D", (1024, 2048, 4096, 8192), lambda d: loss(losses.vicreg, 256, d)),
         (
             "Barlow Twins with gradient, N = 256, in D",
@@ -66,22 +73,36 @@ def grown(what: str, sizes, taken: list[float]) -> dict:
     return {"what": what, "sizes": sizes, "ms": taken, "exponent": exponent}
 
 
-def memory() -> list[dict]:
-    """Seconds, and peak memory in GB of a fresh process that finds 20 neighbours of N×128 features in themselves."""
+def memory(what: str = "knn", sizes=NEIGHBOURS) -> list[dict]:
+    """Seconds and peak memory in GB of a fresh process that does `WORK[what]` with N×128 features, for each N."""
     found = []
-    for n in NEIGHBOURS:
-        command = [sys.executable, "-m", "benchmarks.growth", str(n)]
+    for n in sizes:
+        command = [sys.executable, "-m", "benchmarks.growth", what, str(n)]
         seconds, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         found.append({"n": n, "seconds": float(seconds), "gigabytes": float(peak)})
     return found
 
 
+def knn(features: torch.Tensor) -> None:
+    labels = torch.arange(len(features)) % 100
+    metrics.knn_accuracy(features, labels, features, labels)
+
+
+def nnk(features: torch.Tensor) -> None:
+    neighborhood = metrics.nnk(features)
+    metrics.diameter(neighborhood, features)
+    metrics.affinity(neighborhood, metrics.tangents(neighborhood, features))
+
+
+WORK = {"knn": knn, "nnk": nnk}
+
+
 def main():
-    """Print for each size that is given: seconds for all neighbours, and the peak memory of this process in GB."""
-    for n in map(int, sys.argv[1:]):
-        features, labels = torch.randn(n, 128), torch.arange(n) % 100
+    """After the name of the work, print for each size given: seconds, and the peak memory of this process in GB."""
+    for n in map(int, sys.argv[2:]):
+        features = torch.randn(n, 128)
         started = time.perf_counter()
-        metrics.knn_accuracy(features, labels, features, labels)
+        WORK[sys.argv[1]](features)
         print(time.perf_counter() - started, peak())
 
 

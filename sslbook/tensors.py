@@ -53,6 +53,14 @@ def floating(name: str, value) -> None:
         raise ValueError(f"{name} is {found}; it must be a floating-point tensor.")
 
 
+def require_generator(generator: torch.Generator | None) -> None:
+    """Raise `ValueError` unless `generator` is a source of chance, or None for the default one."""
+    require(
+        generator is None or isinstance(generator, torch.Generator),
+        f"The generator is {generator!r}; it must be a torch.Generator or None.",
+    )
+
+
 def require_size(size: tuple[int, int]) -> None:
     """Raise `ValueError` unless `size` is the height and the width of an image, in pixels."""
     require(

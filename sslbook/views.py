@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslbook.config import Part, require, require_choice, require_number
-from sslbook.tensors import floating, require_size
+from sslbook.tensors import floating, require_generator, require_size
 
 _TRIES = 10
 
@@ -96,10 +96,7 @@ class Policy(Part, slot="views"):
         """
         require_number("The number of images", n, least=0, whole=True)
         require_size(size)
-        require(
-            generator is None or isinstance(generator, torch.Generator),
-            f"The generator is {generator!r}; it must be a torch.Generator or None.",
-        )
+        require_generator(generator)
         source = generator.device if generator is not None else device
         uniform = torch.rand(n, 2 * _TRIES + 15, generator=generator, device=source).to(device=device)
         area, shape, place, flip, jitter, factors, order, gray, blur, sigma = uniform.split(
@@ -149,11 +146,7 @@ class Policy(Part, slot="views"):
         Pure, without host synchronisation on accelerators, and one graph for `torch.compile(fullgraph=True)`.
         Time and memory are linear in N. Raises `ValueError` for images of another type or shape.
         """
-        _require_pixels(images)
-        require(
-            isinstance(draws, Draws) and len(draws.box) == len(images),
-            f"The draws are not those of {len(images)} images; `draw` makes them.",
-        )
+        _require_draws(draws, images)
         views = crop(images.float().div_(255), draws.box, draws.flip)
         if self.vertical:
             views = torch.where(_each(draws.vertical), views.flip(2), views)
@@ -183,13 +176,18 @@ class PerView(Part, slot="views"):
     def draw(self, n: int, size: tuple[int, int], generator=None, device=None) -> Draws:
         """Draws for `n` views, an equal number by each policy; raises `ValueError` if they cannot be shared so."""
         k = len(self.views)
+        require_number("The number of views", n, least=0, whole=True)
         require(n % k == 0, f"{n} views are asked of {k} policies; the number must be a multiple of theirs.")
         draws = [policy.draw(n // k, size, generator, device) for policy in self.views]
         return Draws(*map(torch.cat, zip(*draws, strict=True)))
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """The views that `draws` describe, as `Policy.apply`."""
+        _require_draws(draws, images)
         k = len(self.views)
+        require(
+            len(images) % k == 0, f"There are {len(images)} views of {k} policies; it must be a multiple of theirs."
+        )
         parts = zip(self.views, images.chunk(k), *(draw.chunk(k) for draw in draws), strict=True)
         return torch.cat([policy.apply(part, Draws(*draw)) for policy, part, *draw in parts])
 
@@ -225,11 +223,11 @@ def crop(x: Tensor, box: Tensor, flip: Tensor) -> Tensor:
     _require_images(x)
     require(
         isinstance(box, Tensor) and box.shape == (len(x), 4) and not box.is_complex(),
-        f"The box of each of {len(x)} images must be four numbers in a tensor (N, 4).",
+        f"{len(x)} images need a box each; boxes must be a tensor of real numbers (N, 4).",
     )
     require(
         isinstance(flip, Tensor) and flip.shape == (len(x),) and flip.dtype == torch.bool,
-        f"The flip of each of {len(x)} images must be a truth value in a tensor (N,).",
+        f"{len(x)} images need a flip each; flips must be a tensor of truth values (N,).",
     )
     height, width = x.shape[-2:]
     top, left, h, w = box.to(x.dtype).unbind(1)
@@ -321,6 +319,14 @@ def _require_pixels(images: Tensor) -> None:
             f"Images are {images.dtype} of shape {tuple(images.shape)}; "
             "a policy takes uint8 images (N, C, H, W) with 1 or 3 channels."
         )
+
+
+def _require_draws(draws: Draws, images: Tensor) -> None:
+    _require_pixels(images)
+    require(
+        isinstance(draws, Draws) and len(draws.box) == len(images),
+        f"The draws are not those of {len(images)} images; they must come from `draw`.",
+    )
 
 
 def _require_images(x: Tensor, *parameters: Tensor) -> None:

@@ -217,6 +217,17 @@ def test_the_size_of_a_generator_is_one_for_a_random_projector():
     assert lie.generator_norm(direction, lie.plane_generators([(0, 1)], 12, "shear")) == pytest.approx(math.sqrt(12))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_arc_of_a_full_turn_is_the_part_of_the_circle_inside_the_picture(seed):
+    generator = np.random.default_rng(seed)
+    radius = math.hypot(*(generator.integers(0, 32) - 15.5 for _ in range(2)))
+    length = lie.arc_length(360, seed=seed)
+    assert lie.arc_length(0, seed=seed) == 0
+    # Outside are the four parts of a circle of radius r with half the angle acos(16/r).
+    outside = 8 * radius * math.acos(min(1, 16 / radius))
+    assert length == pytest.approx(2 * math.pi * radius - outside, rel=5e-3)
+
+
 @pytest.mark.parametrize("width", [3, 8])
 def test_optimal_energies_are_those_of_a_general_solver(width):
     costs, beta = normal(8).abs().mul(0.3).numpy(), 1.7

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
+from lightly.loss.hypersphere_loss import HypersphereLoss
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from sslbook import losses, metrics
 from sslbook.metrics import neighbors, probes
@@ -66,6 +67,29 @@ def test_effective_rank_of_a_known_spectrum():
     # p = 1/2, 1/4, 1/4 has the entropy 1.5 log 2.
     assert metrics.effective_rank([2.0, 1.0, 1.0]) == pytest.approx(2**1.5, rel=1e-12)
     assert metrics.effective_rank(torch.zeros(4, 3)) == 0
+
+
+def test_rankme_is_the_effective_rank_up_to_its_small_constant():
+    for r, d in ((1, 2048), (32, 2048), (5, 40)):
+        values = [0.7] * r + [0.0] * (d - r)
+        p = np.array(values) / sum(values) + 1e-7
+        assert metrics.rankme(values) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-12)
+        assert r < metrics.rankme(values) < 1.004 * r
+    matrix = with_spectrum([3.0, 2.0, 1.0]) + 1  # uncentred
+    assert metrics.rankme(matrix) == pytest.approx(metrics.effective_rank(matrix), rel=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.3])
+def test_alpha_req_is_the_exponent_of_a_power_law_and_a_weighted_fit_elsewhere(alpha):
+    values = torch.arange(1, 201, dtype=torch.float64) ** (-alpha / 2)
+    assert metrics.alpha_req(values) == pytest.approx(alpha, rel=1e-10)
+    assert metrics.alpha_req(values, first=1, last=200) == pytest.approx(alpha, rel=1e-10)
+    x = normal(400, 120) * values[:120] + 5
+    j = np.arange(3, 61)
+    spectrum = np.linalg.eigvalsh(np.cov(x.T.numpy()))[::-1][j - 1]
+    slope = np.polyfit(np.log(j), np.log(spectrum), 1, w=j**-0.5)[0]
+    assert metrics.alpha_req(x, first=3, last=60) == pytest.approx(-slope, rel=1e-9)
+    assert metrics.alpha_req(7 * x, first=3, last=60) == pytest.approx(-slope, rel=1e-9)
 
 
 def test_energy_rank_takes_squares_and_a_share_that_is_reached_exactly():
@@ -191,6 +215,71 @@ def test_knn_of_the_training_set_itself_with_ties_unknown_labels_and_a_low_tempe
         assert metrics.knn_accuracy(tie, torch.tensor(order), query, torch.tensor([1]), k=4) == 1
 
 
+@pytest.mark.parametrize("dimension", [2, 5, 10])
+def test_two_nn_agrees_with_a_plain_regression_and_ignores_units_rotation_and_shift(dimension):
+    x = normal(1500, dimension) @ normal(dimension, 20, seed=1)
+    distance = NearestNeighbors(n_neighbors=3).fit(x).kneighbors(x)[0]
+    mu = np.sort(distance[:, 2] / distance[:, 1])[:1350]
+    log_tail = -np.log(1 - np.arange(1, 1351) / 1500)
+    slope = LinearRegression(fit_intercept=False).fit(np.log(mu)[:, None], log_tail).coef_[0]
+    assert metrics.two_nn(x) == pytest.approx(slope, rel=1e-9)
+    assert slope == pytest.approx(dimension, rel=0.1)
+    moved = 1e-3 * x @ orthonormal(20, 20) + 2
+    assert metrics.two_nn(moved) == pytest.approx(slope, rel=1e-6)
+    assert metrics.two_nn(moved.float()) == pytest.approx(slope, rel=1e-2)
+    assert metrics.two_nn(torch.cat([x, x[:1], x[:1]])) == pytest.approx(slope, rel=0.01)
+
+
+def test_two_nn_has_the_value_of_scikit_dimension():
+    x = np.random.default_rng(0).standard_normal((500, 6)) @ np.random.default_rng(1).standard_normal((6, 15))
+    for discard, golden in {
+        0.1: 4.9865575030451454,
+        0.3: 5.170881058346048,
+    }.items():  # skdim.id.TwoNN(discard_fraction=discard), version 0.5.0
+        assert metrics.two_nn(torch.from_numpy(x), discard=discard) == pytest.approx(golden, rel=1e-9)
+
+
+def test_alignment_and_uniformity_are_those_of_lightly_and_have_their_extremes():
+    z1, z2 = normal(50, 8), normal(50, 8, seed=1)
+    for t in (1.0, 2.0):
+        expected = HypersphereLoss(t=t, lam=1.0, alpha=2.0)(z1, z2).item()
+        ours = metrics.alignment(z1, z2) + (metrics.uniformity(z1, t=t) + metrics.uniformity(z2, t=t)) / 2
+        assert ours == pytest.approx(expected, rel=1e-9)
+    assert metrics.alignment(z1, 3 * z1) == pytest.approx(0, abs=1e-12)
+    assert metrics.alignment(z1, -z1) == pytest.approx(4)
+    assert metrics.uniformity(z1[:1].repeat(9, 1)) == pytest.approx(0, abs=1e-9)
+    assert metrics.uniformity(torch.tensor([[1.0, 0], [-2, 0]])) == pytest.approx(-8)
+    assert metrics.uniformity(torch.eye(20), t=500.0) == pytest.approx(-1000)
+
+
+def test_the_alignment_of_kernels_ignores_rotation_scale_and_shift_and_is_that_of_centred_kernels():
+    x, y = normal(60, 12), normal(60, 7, seed=1)
+    assert metrics.cka(x, 3 * x @ orthonormal(12, 12) - 5) == pytest.approx(1, abs=1e-12)
+    center = torch.eye(60).double() - 1 / 60
+    kernels = [center @ z @ z.T @ center for z in (x, y)]
+    expected = ((kernels[0] * kernels[1]).sum() / (kernels[0].norm() * kernels[1].norm())).item()
+    assert metrics.cka(x, y) == pytest.approx(expected, rel=1e-10) and 0 < expected < 0.5
+    assert metrics.cka(y, x) == pytest.approx(expected, rel=1e-10)
+    apart = torch.linalg.svd(center).U[:, :8]  # centred and orthogonal to each other
+    assert metrics.cka(apart[:, :4], apart[:, 4:]) < 1e-20
+    # Of d equal directions one alone has the share 1/√d.
+    assert metrics.cka(apart[:, :1], apart) == pytest.approx(8**-0.5)
+
+
+def test_overlap_of_neighbours_agrees_with_scikit_learn_and_with_chance(monkeypatch):
+    x, y = normal(400, 6), normal(400, 9, seed=1)
+    mixed = torch.cat([x, 0.5 * y], 1)
+    for a, b in ((x, mixed), (x, y)):
+        graphs = [NearestNeighbors(n_neighbors=12, metric="cosine").fit(z).kneighbors()[1] for z in (a, b)]
+        expected = np.mean([len({*i} & {*j}) / 12 for i, j in zip(*graphs)])
+        assert metrics.neighborhood_overlap(a, b, k=12) == pytest.approx(expected, abs=1e-12)
+    assert expected == pytest.approx(12 / 399, abs=0.01)
+    assert metrics.neighborhood_overlap(x, 7 * x @ orthonormal(6, 6)) == 1
+    monkeypatch.setattr(neighbors, "_CHUNK", 3000)
+    assert metrics.neighborhood_overlap(x, y, k=12) == pytest.approx(expected, abs=1e-12)
+    assert metrics.uniformity(x) == pytest.approx(HypersphereLoss(t=2.0, lam=1.0)(x, x).item(), rel=1e-9)
+
+
 def test_the_probe_agrees_with_scikit_learn_on_the_same_objective():
     train, train_labels = clusters(1500, 20, 15, 1)
     test, test_labels = clusters(1500, 20, 15, 2)
@@ -247,6 +336,17 @@ def test_bad_input_is_refused_with_a_sentence():
         "displacements are 0": lambda: metrics.pca_unexplained(torch.zeros(3, 2), 1),
         "share is 2": lambda: metrics.energy_rank(train, 2),
         "threshold is -1": lambda: metrics.rank(train, -1),
+        "range is 11 … 100; it must lie in 1 … 4": lambda: metrics.alpha_req(train),
+        "discard is 1": lambda: metrics.two_nn(train, discard=1),
+        "There are 2 features": lambda: metrics.two_nn(train[:2]),
+        "has a copy": lambda: metrics.two_nn(torch.ones(5, 2)),
+        "features holds 40 values": lambda: metrics.two_nn(train / 0),
+        "z1 and z2 have the shapes": lambda: metrics.alignment(train, train[:, :3]),
+        "z2 holds 40 values": lambda: metrics.alignment(train, train * torch.inf),
+        "t is 0": lambda: metrics.uniformity(train, t=0),
+        "x and y have the shapes": lambda: metrics.cka(train, train[:4]),
+        "features of x or of y are equal": lambda: metrics.cka(train, torch.ones(10, 3)),
+        "k is 10; it must be a whole number .* of at most 9": lambda: metrics.neighborhood_overlap(train, train),
         "smallest singular value is -1": lambda: metrics.rank([1.0, -1.0], 0),
         "batch size is 11": lambda: metrics.agreement_limit(labels, 11),
         r"must be \(N,\)": lambda: metrics.label_agreement(labels, labels[:5]),

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name, canonicalize_version
 
 from sslbook import papers
 
@@ -135,8 +136,8 @@ def test_every_imported_package_is_declared(provided_by):
 
 # KB that each part may take. The machinery is done, and a new paper should not need more of it. The building blocks
 # grow with the methods of the papers, an explorer takes 5 to 10, and a paper brings its plan, measurements and theory.
-SIZES = {"machinery": 125, "blocks": 180, "widgets": 90, "a paper": 60}
-BLOCKS = {"data", "views", "lie", "models", "losses", "metrics", "methods", "optim"}
+SIZES = {"machinery": 125, "blocks": 200, "widgets": 90, "a paper": 60}
+BLOCKS = {"data", "views", "lie", "models", "losses", "metrics", "methods", "optim", "tensors"}
 
 
 def test_the_library_is_compact():
@@ -222,6 +223,36 @@ def test_every_package_that_gets_installed_is_pinned(pins):
     assert {name for name, _ in reached} <= set(pins)
 
 
+@pytest.fixture(scope="module")
+def promised():
+    """Every Python that the project says it runs on, from the first micro version of each minor one."""
+    versions = [f"3.{minor}.{micro}" for minor in range(30) for micro in range(30)]
+    return [version for version in versions if SpecifierSet(PROJECT["requires-python"]).contains(version)]
+
+
+def test_every_pin_admits_every_python_that_is_promised(pins, promised):
+    refused = {}
+    for name, version in pins.items():
+        try:
+            metadata = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:  # the extra that asks for it is not installed here
+            continue
+        admitted = SpecifierSet(metadata["Requires-Python"] or "")
+        if canonicalize_version(metadata["Version"].split("+")[0]) == canonicalize_version(version):
+            refused[name] = [python for python in promised if not admitted.contains(python)]
+    assert {"3.11.0", "3.13.0"} <= set(promised) and len(refused) > 100
+    assert {name: pythons for name, pythons in refused.items() if pythons} == {}
+
+
+def test_every_minor_python_that_is_promised_is_tested_and_said(promised):
+    minors = sorted({tuple(map(int, version.split(".")[:2])) for version in promised})
+    names = [f"{major}.{minor}" for major, minor in minors]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/book.yml").read_text())
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == names
+    said = f"Python {', '.join(names[:-1])} or {names[-1]}"
+    assert all(said in (ROOT / page).read_text() for page in ("README.md", "book/how-to.md", "Makefile"))
+
+
 def test_environment_yml_repeats_no_pin():
     *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert conda == [f"python{PROJECT['requires-python']}", "pip"]
@@ -278,24 +309,81 @@ def clone(tmp_path):
     return folder
 
 
-def test_setup_runs_again_only_when_the_pins_change(clone):
-    (clone / ".venv").mkdir()
-    (clone / ".venv" / ".ready").touch()
-    assert make("-q", "setup", cwd=clone).returncode == 0
-    (clone / "constraints.txt").touch()
-    os.utime(clone / ".venv" / ".ready", (2, 2))
-    assert make("-q", "setup", cwd=clone).returncode == 1
+def script(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return path
 
 
-def test_an_old_python_is_refused_with_a_sentence(clone):
-    old = clone / "python3.10"
-    old.write_text(
-        f"#!/bin/sh\nexec '{sys.executable}' -c 'import sys; sys.version_info = (3, 10, 4); exec(sys.argv[1])' \"$2\"\n"
-    )
-    old.chmod(0o755)
-    result = make("setup", "PYTHON=./python3.10", cwd=clone)
+@pytest.fixture
+def ready(clone):
+    """A clone whose `.venv` says that it was set up there, with a Python that agrees to everything."""
+    script(clone / ".venv/bin/python")
+    (clone / ".venv/.ready").write_text(f"{clone.resolve()}\n")
+    os.utime(clone / ".venv/.ready", (2, 2))
+    return clone
+
+
+def test_setup_runs_again_only_when_the_pins_change(ready):
+    assert make("-q", "setup", cwd=ready).returncode == 0
+    (ready / "constraints.txt").touch()
+    assert make("-q", "setup", cwd=ready).returncode == 1
+
+
+def test_setup_runs_again_where_the_checkout_was_moved_and_names_the_new_place(ready):
+    moved = ready.rename(ready.with_name("moved #1 (to)"))
+    assert make("-q", "setup", cwd=moved).returncode == 1
+    assert make("setup", cwd=moved).returncode == 0
+    assert (moved / ".venv/.ready").read_text() == f"{moved.resolve()}\n"
+    assert make("-q", "setup", cwd=moved).returncode == 0
+
+
+@pytest.mark.parametrize("line", ["exit 127", "exec /nonexistent/python"])
+def test_an_environment_whose_python_is_gone_is_made_again(ready, line):
+    script(ready / ".venv/bin/python", line)
+    maker = script(ready / "maker", 'case "$1" in -m) echo "$@" >made ;; esac')
+    assert make("setup", f"PYTHON={maker.name}", cwd=ready, PATH=f"{ready}:{os.environ['PATH']}").returncode
+    assert (ready / "made").read_text() == "-m venv --clear .venv\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "refused"), [((3, 10, 4), True), ((3, 14, 0), True), ((3, 11, 0), False), ((3, 13, 9), False)]
+)
+def test_a_python_that_is_not_promised_is_refused_with_a_sentence(clone, version, refused):
+    code = f"import sys; sys.version_info = {version}; exec(sys.argv[1])"
+    script(clone / "python", f"""[ "$1" = -c ] && exec '{sys.executable}' -c '{code}' "$2"; exit 1""")
+    result = make("setup", "PYTHON=./python", cwd=clone)
     assert result.returncode and not (clone / ".venv").exists()
-    assert "sslbook needs Python 3.11 or newer, and ./python3.10 is 3.10; name another one" in result.stderr
+    sentence = f"sslbook needs Python 3.11, 3.12 or 3.13, and ./python is 3.{version[1]}; name another one"
+    assert (sentence in result.stderr) == refused
+
+
+@pytest.mark.parametrize("home", ["", "/nonexistent", "/dev/null"])
+def test_a_user_without_a_home_gets_one_inside_the_checkout(clone, home):
+    script(clone / "python", 'echo "$HOME" >home; exit 1')
+    make("setup", "PYTHON=./python", cwd=clone, HOME=home)
+    assert (clone / "home").read_text().strip() == str(clone.resolve() / ".cache/home")
+    assert (clone / ".cache/home").is_dir()
+
+
+def test_a_home_that_can_be_written_to_stays(clone, tmp_path):
+    script(clone / "python", 'echo "$HOME" >home; exit 1')
+    make("setup", "PYTHON=./python", cwd=clone, HOME=str(tmp_path))
+    assert (clone / "home").read_text().strip() == str(tmp_path) and not (clone / ".cache").exists()
+
+
+def test_nothing_relies_on_scripts_whose_first_line_names_the_place_of_installation():
+    files = ["Makefile", "Snakefile", "README.md", "CONTRIBUTING.md", ".ci/run", ".pre-commit-config.yaml"]
+    files = (
+        [ROOT / name for name in files] + sources("book", ".github", suffix=".md") + sources(".github", suffix=".yml")
+    )
+    called = {
+        f"{file.name}: {hit}"
+        for file in files
+        for hit in re.findall(r"(?<!venv && source )\.venv/bin/(?!python\b)\S+", file.read_text())
+    }
+    assert called == set()
 
 
 def test_workflows_pin_actions_to_a_major_version_and_call_the_project_s_own_commands():

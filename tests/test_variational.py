@@ -323,7 +323,7 @@ def test_shapes_that_do_not_match_are_refused_with_a_sentence():
     x, x_hat, mean, log_variance = group()
     with pytest.raises(ValueError, match=r"\(3, 4, 1, 2, 3\), \(3, 3, 1, 2, 3\) and \(3, 4, 5\)"):
         losses.elbo_ssl(x, x_hat[:, :3], mean, log_variance, **SETTINGS)
-    with pytest.raises(ValueError, match=r"means and log-variances have the shapes \(3, 4, 5\) and \(3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"means and what goes with them have the shapes \(3, 4, 5\) and \(3, 4, 4\)"):
         losses.elbo_ssl(x, x_hat, mean, log_variance[..., :4], **SETTINGS)
     with pytest.raises(ValueError, match=r"latents have the shape \(4, 5\)"):
         losses.group_log_prior(mean[0], sigma2=SIGMA2, prior="marginal")

@@ -39,7 +39,8 @@ def sinkhorn(cost: Tensor, epsilon: float, *, tol: float = 1e-3, max_iter: int =
 
     `error` is the L1 distance of its marginals from 1/N. Every ten iterations it is looked at, and all stop when none
     of the batch is above `tol`, or at `max_iter`, with a warning. Columns are then exact up to rounding, so that
-    mean f + mean g is a lower bound of min_P [⟨P, C⟩ + ε Σ P log P], off by second order. NaN gives NaN.
+    mean f + mean g is a lower bound of min_P [⟨P, C⟩ + ε Σ P log P], off by second order. NaN gives NaN, and
+    an infinite cost forbids a pair.
 
     Source: Cuturi 2013; stabilised as in Schmitzer 2019. Raises `ValueError` unless epsilon > 0 and C is square.
     """

@@ -63,7 +63,7 @@ def _standardised(z: Tensor) -> Tensor:
     z = z * power  # else the squares of large numbers overflow
     z = z - z.mean(0)
     # Of a large constant only the rounding of its mean is left, which must not become a coordinate.
-    least = (1e-5 * n * power.square()).clamp(min=n * torch.finfo(z.dtype).eps ** 2)
+    least = (1e-5 * n * power.square()).clamp(min=n * (64 * torch.finfo(z.dtype).eps) ** 2)
     return z / (z.square().sum(0) + least).sqrt()
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslbook.config import require, require_choice, require_number
-from sslbook.tensors import floating, promoted
+from sslbook.tensors import floating, promoted, require_generator
 
 LIKELIHOODS = ("gaussian", "bernoulli", "scaled_bernoulli")
 PRIORS = ("plug_in", "marginal", "uniform", "standard")
@@ -70,6 +70,8 @@ def elbo_ssl(
         f"The views, their reconstructions and the posterior means have the shapes {tuple(x.shape)}, "
         f"{tuple(x_hat.shape)} and {tuple(mean.shape)}; they must be (J, N, C, H, W) twice and (J, N, L).",
     )
+    for latents in (log_variance,) if z is None else (log_variance, z):
+        _require_alike(mean, latents)
     fits = reconstruction(x, x_hat, likelihood=likelihood, sigma_x2=sigma_x2).sum(0)
     entropy = posterior_entropy(log_variance, entropy_weight).sum(0)
     posterior = (mean, log_variance) if z is None else (z,)
@@ -231,6 +233,7 @@ def importance_log_likelihood(
     require(callable(log_joint), f"log_joint is of type {type(log_joint).__name__}; it must be a function of z.")
     require_number("samples", samples, least=1, whole=True)
     require_number("chunk", chunk, least=1, whole=True)
+    require_generator(generator)
     _views(mean)
     _require_alike(mean, log_variance)
     mean, log_variance = promoted(mean), promoted(log_variance)
@@ -288,12 +291,13 @@ def _require_floating(**tensors: Tensor) -> None:
         floating(name, tensor)
 
 
-def _require_alike(mean: Tensor, log_variance: Tensor) -> None:
-    _require_floating(mean=mean, log_variance=log_variance)
+def _require_alike(mean: Tensor, other: Tensor) -> None:
+    floating("mean", mean)
+    floating("What goes with mean", other)
     require(
-        mean.ndim > 0 and log_variance.shape == mean.shape,
-        f"The means and log-variances have the shapes {tuple(mean.shape)} and {tuple(log_variance.shape)}; both must "
-        "be the same, (…, L).",
+        mean.ndim > 0 and other.shape == mean.shape,
+        f"The means and what goes with them have the shapes {tuple(mean.shape)} and {tuple(other.shape)}; both must be "
+        "the same, (…, L).",
     )
 
 

@@ -1,8 +1,10 @@
-"""What the neighbours of a feature say about its label.
+"""The nearest neighbours of a feature, and what they say about its label and about the dimension around it.
 
 Labels are integers of any type. Every function raises `ValueError` for a shape, type or value that its docstring does
 not allow, and for features that are not finite.
 """
+
+from collections.abc import Iterator
 
 import torch
 from scipy.stats import hypergeom
@@ -61,16 +63,86 @@ def knn_accuracy(
     train, test = unit(train), unit(test)
     classes, train_labels = train_labels.unique(return_inverse=True)
     correct = 0
-    rows = max(1, _CHUNK // len(train))
-    for features, labels in zip(test.split(rows), test_labels.split(rows), strict=True):
-        similarity, index = (features @ train.T).topk(k)
+    for rows, similarity, index in nearest(test, train, k):
         # Relative to the nearest, whose vote is 1, so that at a low temperature not all of them vanish.
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
         # Sums of float32 numbers in float64 hardly round, so equal votes stay equal in whatever order they are added.
-        votes = weights.new_zeros(len(features), len(classes), dtype=torch.float64)
+        votes = weights.new_zeros(len(weights), len(classes), dtype=torch.float64)
         votes.scatter_add_(1, train_labels[index], weights.double())
-        correct += int((classes[votes.argmax(1)] == labels).sum())
+        correct += int((classes[votes.argmax(1)] == test_labels[rows]).sum())
     return correct / len(test)
+
+
+@torch.no_grad()
+def two_nn(features: Tensor, *, discard: float = 0.1) -> float:
+    """Intrinsic dimension by TwoNN: the slope through 0 of −ln(1 − F(μ)) against ln μ, μ = r₂/r₁.
+
+    r₁ and r₂ are the Euclidean distances of a feature to its two nearest others, F(μ_(i)) = i/N the empirical
+    distribution; the `discard` share of largest μ is left out. `features` is (N, D). A feature with a copy (r₁ = 0) is
+    left out first.
+
+    Source: Facco et al. 2017. Raises `ValueError` if fewer than three features are distinct, or `discard` is not in
+    (0, 1).
+    """
+    features = promoted(finite("features", features, 2))
+    require_number("discard", discard, above=0)
+    require(discard < 1, f"discard is {discard}; it must lie in (0, 1).")
+    require(len(features) >= 3, f"There are {len(features)} features; two neighbours of each need at least 3.")
+    # The differences are taken in float64: |x|² − 2xy + |y|² would lose the small distances.
+    ratios, exact = [], features.double()
+    centred = features - features.mean(0)
+    for rows, _, index in nearest(centred, centred, 2, euclidean=True, others=True):
+        r = (exact[index] - exact[rows, None]).norm(dim=2).sort().values
+        ratios.append((r[:, 1] / r[:, 0])[r[:, 0] > 0])
+    logs = torch.cat(ratios).log().sort().values
+    kept = logs[: int(len(logs) * (1 - discard))]
+    require(
+        bool((kept > 0).any()),
+        "Every feature has a copy, or two nearest neighbours equally far away; the dimension is undefined.",
+    )
+    tail = -torch.log1p(-torch.arange(1, len(kept) + 1, device=logs.device, dtype=logs.dtype) / len(logs))
+    return float(kept @ tail / kept.square().sum())
+
+
+def nearest(
+    queries: Tensor, candidates: Tensor, k: int, *, euclidean: bool = False, others: bool = False
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Chunk by chunk: rows of the queries, their k largest `scores` in descending order, and whose these are."""
+    for rows, score in scores(queries, candidates, euclidean=euclidean, others=others):
+        yield rows, *score.topk(k)
+
+
+def scores(
+    queries: Tensor, candidates: Tensor, *, euclidean: bool = False, others: bool = False
+) -> Iterator[tuple[slice, Tensor]]:
+    """Chunk by chunk: rows of the queries, and q·c, or with `euclidean` q·c − ½‖c‖², for every candidate c.
+
+    The second is largest where the distance is least. `others` says that the queries are the candidates; the score of
+    each with itself is then −∞.
+    """
+    offset = candidates.square().sum(1) / -2 if euclidean else None
+    step = max(1, _CHUNK // len(candidates))
+    for start in range(0, len(queries), step):
+        part = queries[start : start + step]
+        score = torch.addmm(offset, part, candidates.T) if euclidean else part @ candidates.T
+        if others:
+            score.diagonal(start).fill_(-torch.inf)
+        yield slice(start, start + len(score)), score
+
+
+def matched(**features: Tensor) -> list[Tensor]:
+    """The named features in turn, in float32 or float64.
+
+    Raises `ValueError` unless all are finite, (N, D) with one D, not empty.
+    """
+    found = [promoted(finite(name, x, 2)) for name, x in features.items()]
+    for name, x in zip(features, found, strict=True):
+        require(
+            x.shape[1] == found[0].shape[1],
+            f"{next(iter(features))} and {name} have the shapes {tuple(found[0].shape)} and {tuple(x.shape)}; they "
+            "must be (M, D) and (N, D).",
+        )
+    return found
 
 
 def labelled(**sets: tuple[Tensor, Tensor]) -> list[Tensor]:
@@ -79,16 +151,11 @@ def labelled(**sets: tuple[Tensor, Tensor]) -> list[Tensor]:
     Raises `ValueError` unless features are finite, (N, D) with one D, not empty, and each has one integer label.
     """
     found = []
-    for name, (features, labels) in sets.items():
-        features, labels = promoted(finite(name, features, 2)), integers(f"{name}_labels", labels)
+    for name, features in zip(sets, matched(**{name: features for name, (features, _) in sets.items()}), strict=True):
+        labels = integers(f"{name}_labels", sets[name][1])
         require(
             len(labels) == len(features),
             f"There are {len(labels)} labels for the {len(features)} features of {name}; each feature needs one.",
         )
         found += [features, labels.to(features.device)]
-        require(
-            features.shape[1] == found[0].shape[1],
-            f"{next(iter(sets))} and {name} have the shapes {tuple(found[0].shape)} and {tuple(features.shape)}; they "
-            "must be (M, D) and (N, D).",
-        )
     return found

@@ -116,11 +116,8 @@ def mlp_probe(
     train, train_labels, validation, validation_labels, test, test_labels = labelled(
         train=(train, train_labels), validation=(validation, validation_labels), test=(test, test_labels)
     )
-    for name, value, least in (
-        ("hidden", 1 if hidden is None else hidden, 1),
-        ("epochs", epochs, 1),
-        ("seed", seed, 0),
-    ):
+    hidden = train.shape[1] if hidden is None else hidden
+    for name, value, least in (("hidden", hidden, 1), ("epochs", epochs, 1), ("seed", seed, 0)):
         require_number(name, value, least=least, whole=True)
     train, validation, test = _standardised(train, validation, test, dtype=torch.float32)
     classes, train_labels = train_labels.unique(return_inverse=True)

@@ -39,18 +39,51 @@ def rank(matrix, threshold: float, *, relative: bool = False) -> int:
     return int((values >= (threshold * values[0] if relative else threshold)).sum())
 
 
-def effective_rank(matrix) -> float:
-    """exp(−Σ p_j log p_j) with p_j = σ_j / Σ σ: between 1 and the rank; 0 for the zero matrix.
+def effective_rank(matrix, *, epsilon: float = 0.0) -> float:
+    """exp(−Σ p_j log p_j) with p_j = σ_j / Σ σ + ε: for ε = 0 between 1 and the rank; 0 for the zero matrix.
 
-    Of the singular values, not of their squares, and without a small constant in the logarithm: r equal singular
-    values give exactly r. Source: Roy and Vetterli 2007.
+    Of the singular values, not of their squares, and by default without a small constant: r equal singular values
+    give exactly r. Source: Roy and Vetterli 2007; with ε see `rankme`.
     """
+    require_number("epsilon", epsilon, least=0)
     values = singular_values(matrix)
     if values[0] == 0:
         return 0.0
     values = values / values[0]  # else the sum of very large ones overflows
-    number = float(torch.special.entr(values / values.sum()).sum().exp())
-    return min(max(number, 1.0), float(values.count_nonzero()))
+    number = float(torch.special.entr(values / values.sum() + epsilon).sum().exp())
+    return number if epsilon else min(max(number, 1.0), float(values.count_nonzero()))
+
+
+def rankme(features) -> float:
+    """RankMe of features (N, D), or of their singular values: `effective_rank`, uncentred, with ε = 1e-7.
+
+    Source: Garrido et al. 2023, Eq. 1. The ε adds up to min(N, D) ε ln(1/ε) to the entropy: 0.3 % at D = 2048.
+    """
+    return effective_rank(features, epsilon=1e-7)
+
+
+def alpha_req(features, *, first: int = 11, last: int = 100) -> float:
+    """α of the power law λ_j ∝ j^(−α): the least-squares slope of log λ_j against −log j with the weights 1/j.
+
+    λ_j are the eigenvalues of the covariance of `features` (N, D), or the squares of given singular values, and
+    j = first … last. The value depends on this range: compare only values of one range.
+
+    Source: Agrawal et al. 2022. Raises `ValueError` unless 1 ≤ first < last and λ_last is positive.
+    """
+    for name, value in (("first", first), ("last", last)):
+        require_number(name, value, least=1, whole=True)
+    features = finite("The matrix", features, 1, 2, dtype=torch.float64)
+    values = singular_values(features, centered=features.ndim == 2)
+    floor = values[0] * len(values) * torch.finfo(values.dtype).eps
+    most = int((values > floor).sum())
+    require(
+        first < last <= most,
+        f"The range is {first} … {last}; it must lie in 1 … {most}, the eigenvalues that are not 0.",
+    )
+    j = torch.arange(first, last + 1, dtype=torch.float64)
+    x, y = -j.log(), 2 * values[first - 1 : last].log()
+    x, y = (v - (v / j).sum() / (1 / j).sum() for v in (x, y))
+    return float((x * y / j).sum() / (x * x / j).sum())
 
 
 def energy_rank(matrix, share: float = 0.99) -> int:

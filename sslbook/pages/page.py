@@ -70,10 +70,10 @@ class Page:
         return interval(a - b, digits)
 
     def table(self, columns: dict[str, str], by: list[str], digits: int = 3) -> pd.DataFrame:
-        """Mean ± standard deviation over seeds at the end of training, of columns with their titles, for each label."""
+        """Mean ± standard deviation (of several seeds) at the end of training, of columns with titles, by label."""
         groups = self.at("end").groupby(by, sort=False)[list(columns)]
         mean, deviation = (part.map(f"{{:.{digits}f}}".format) for part in (groups.mean(), groups.std(ddof=1)))
-        return (mean + " ± " + deviation).rename(columns=columns)
+        return (mean + (" ± " + deviation).replace(" ± nan", "")).rename(columns=columns)
 
     def show(self, figure, *, caption: str, alt: str, name: str | None = None, made_by: str | None = None) -> None:
         """Display a figure of the page's runs, or one that was computed here if `made_by` says so; see `here`."""
