@@ -191,10 +191,10 @@ class Page:
         looks = {"style": "when" if len(moments) > 1 else None, "colours": self.paper.colours, "ax": ax}
         return plotting.spectra(lines, "index", "value", hue, **looks, **({"xlabel": "direction"} | labels))
 
-    def grid(self, rows: int, columns: int, **size):
-        """A figure in the house style with panels in rows and columns that share their axes, and the array of them."""
+    def grid(self, rows: int, columns: int, *, share: bool = True, **size):
+        """A figure in the house style with panels in rows and columns, which may share their axes, and their array."""
         figure = plotting.figure(**size)
-        return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        return figure, figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False)
 
 
 _facts: dict = {}

@@ -19,7 +19,8 @@ def drawn() -> Tensor:
     """What is to be told of each view, (MOST, GROUPS, 2): places in the plane around a mean for each image."""
     generator = torch.Generator().manual_seed(201)
     centres, spread = torch.randn(1, GROUPS, 2, generator=generator), torch.randn(MOST, GROUPS, 2, generator=generator)
-    return (1.3 * centres + 0.45 * spread).float()
+    places = 1.3 * centres + 0.45 * spread
+    return places - places.mean((0, 1))
 
 
 class LatentGroups(Explorer):
