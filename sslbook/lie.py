@@ -139,7 +139,12 @@ def arc_length(max_degrees: float, *, size: int = 32, seed: int = 0) -> float:
     """Length, in pixels, of the part inside the picture of the arc that the pixel of `orbit_rank` travels.
 
     For a full turn it is 2πr, r the distance from the centre, or less: a pixel near a corner is outside at times.
+
+    Raises `ValueError` for a size below 1, and an angle or a seed below 0.
     """
+    require_number("The largest angle", max_degrees, least=0)
+    require_number("The size", size, least=1, whole=True)
+    require_number("The seed", seed, least=0, whole=True)
     generator = np.random.default_rng(seed)
     row, column = (generator.integers(0, size) - (size - 1) / 2 for _ in range(2))
     path = (column - 1j * row) * np.exp(1j * np.radians(np.linspace(0, max_degrees, 2000)))

@@ -251,7 +251,8 @@ CALLS = {
     },
     "metrics.singular_values": {"matrix": SPECTRUM, "centered": flag(True)},
     "metrics.rank": {"matrix": SPECTRUM, "threshold": number(0.5, -1), "relative": flag(True)},
-    "metrics.effective_rank": {"matrix": SPECTRUM},
+    "metrics.effective_rank": {"matrix": SPECTRUM, "epsilon": number(1e-7, -1)},
+    "metrics.rankme": {"features": SPECTRUM},
     "metrics.energy_rank": {"matrix": SPECTRUM, "share": number(0.9, 0, 1.1)},
     "metrics.unexplained_variance": {
         "displacements": measured(normal(6, 4), **{"zeros": torch.zeros(6, 4), "three columns": normal(6, 3)}),
@@ -307,6 +308,11 @@ CALLS = {
         "seed": number(0, -1, whole=True),
         "interpolation": choice("nearest"),
         "threshold": number(1e-10, -1),
+    },
+    "lie.arc_length": {
+        "max_degrees": number(30, -5),
+        "size": number(8, 0, whole=True),
+        "seed": number(0, -1, whole=True),
     },
     "lie.plane_generators": {
         "planes": Argument(
@@ -366,12 +372,18 @@ def function(name):
     return getattr(OBJECTS[name.split(".")[-2]], name.split(".")[-1])
 
 
+# What neighbourhoods refuse is tested beside their laws, in `test_nnk.py` and `test_metrics.py`.
+ELSEWHERE = {"nnk", "manifold", "similarity"}, {"two_nn", "alpha_req"}
+
+
 def public():
     """The names of all public functions, and of the methods of the policies."""
     for module in (losses, metrics, lie, views):
         room = module.__name__.removeprefix("sslbook.")
         for name, value in vars(module).items():
-            if not name.startswith("_") and inspect.isfunction(value) and value.__module__.startswith(module.__name__):
+            own = inspect.isfunction(value) and value.__module__.startswith(module.__name__)
+            elsewhere = own and (value.__module__.split(".")[-1] in ELSEWHERE[0] or name in ELSEWHERE[1])
+            if own and not elsewhere and not name.startswith("_"):
                 yield f"{room}.{name}"
     for policy in (views.Policy, views.PerView):
         methods = set(vars(policy)) & {"draw", "apply", "__call__"}
