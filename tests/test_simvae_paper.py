@@ -149,9 +149,10 @@ def test_the_own_pictures_are_those_of_the_decoder(found):
     with torch.no_grad():
         drawn = method.reconstruct(arrays["views"][-1] / 255)
     assert (255 * drawn - arrays["own_views"][-1]).abs().max() < 4  # the views were rounded to bytes
-    images, _ = arrays["between"][-1].float()
+    images, views = arrays["between"][-1].float()
     ends = arrays["own_views"][-1].float()
-    assert (images[0] - ends[0]).abs().max() <= 1 and (images[-1] - ends[1]).abs().max() <= 1
+    assert (images[0] - ends[0]).abs().max() <= 1
+    assert (images[-1] - ends[1]).abs().max() <= 1 and (views[0] - ends[1]).abs().max() <= 1
 
 
 def test_the_ratio_is_the_share_of_the_variance_within():

@@ -95,9 +95,9 @@ def rows(page, pictures: dict[str, Tensor], *, size: float = 0.62):
     for ax, (name, images) in zip(axes.flat, pictures.items(), strict=True):
         tiles = strip(images)
         ax.imshow(tiles.numpy(), interpolation="none")
-        ax.text(-2, len(tiles) / 2, name, ha="right", va="center", fontsize=10)
-        ax.set_xlim(-0.5, wide * tiles.shape[1] / len(images) - 0.5)
-        ax.axis("off")
+        ax.set(xlim=(-0.5, wide * tiles.shape[1] / len(images) - 0.5), xticks=[], yticks=[])
+        ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+        ax.spines[:].set_visible(False)
     return figure
 
 

@@ -229,7 +229,7 @@ def _pictures(method: Method, views: Tensor, rebuilt: Tensor) -> dict[str, Tenso
         pictures["own_views"] = method.reconstruct(views[:n])
         grouped, sigma2 = views.unflatten(0, (VIEWS, -1)), getattr(method.part, "sigma2", _SIGMA2)
         pictures["groups"] = method.sample_group(grouped[:, :k], k, sigma2=sigma2, generator=generator)
-        ends = torch.stack([torch.stack([grouped[0, 0], grouped[0, 1]]), grouped[:2, 0]])
+        ends = torch.stack([grouped[0, :2], grouped[:2, 1]])
         start, end = method.encode(ends.flatten(0, 1)).unflatten(0, (2, 2)).unbind(1)
         way = torch.linspace(0, 1, m)[:, None]
         pictures["between"] = method.decode(torch.lerp(start[:, None], end[:, None], way))
