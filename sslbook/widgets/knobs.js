@@ -19,7 +19,7 @@ export default explorer({
     };
     const narrow = width < WIDE;
     const panel = { width: narrow ? width : 0.5 * width, height: 280 };
-    const { X, Y, frame } = axes({ ...panel, top: 26, x: around(style), y: around(told),
+    const { X, Y, frame } = axes({ ...panel, left: 62, top: 26, x: around(style), y: around(told),
       xlabel: "style, R² of the crop", ylabel: `content, ${content}` });
     const dots = names.map((_, k) => `<circle cx="${X(style[k])}" cy="${Y(told[k])}" r="${k === cell ? 7 : 4}"
       fill="var(--c${k === cell ? 1 : 0})"/>`);
@@ -31,7 +31,7 @@ export default explorer({
     return {
       picture: `${frame}${dots.join("")}
         <text x="${panel.width - 8}" y="16" text-anchor="end" font-weight="bold" fill="var(--c1)">${names[cell]}</text>
-        <text x="${left}" y="${top - 8}">views, and below what the run draws of them</text>
+        <text x="${left}" y="${top - 8}">views; below, as the run draws them</text>
         <image href="data:image/webp;base64,${picture}" x="${left}" y="${top}" width="${wide}" height="${tall}"
           preserveAspectRatio="xMinYMin" style="image-rendering: pixelated"/>`,
       label: `Cell ${cell}, ${names[cell]}: content ${written(told[cell])} by the ${content}, style ${written(style[cell])}, ` +
