@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
-from sslbook import data, losses, runs
+from sslbook import data, losses, papers, runs
 from sslbook.ledger import FromRuns
+from sslbook.pages import Page
 from sslbook.papers.paper import Finished
 from sslbook.papers.simvae import DISCRIMINATIVE, METHODS, PAPER, SETS, plan, theory
 from sslbook.papers.simvae.measure import _factors, fresh_decoder, spread_ratio
@@ -217,3 +219,19 @@ def test_the_terms_of_the_kept_style_are_those_of_samples():
         assert terms["prior"].item() == pytest.approx(-0.5 * prior.item(), rel=0.02)
     shares = torch.linspace(0, 1, 101)
     assert theory.kept_style(shares)["both"].argmax() > 0 == theory.kept_style(shares)["prior"].argmax()
+
+
+def test_the_line_under_a_figure_names_every_set_with_its_own_epochs():
+    facts = {"hardware": "a processor", "precision": "float32", "commit": "abc", "seconds": 60.0}
+    planned = PAPER.plan("main", "laptop")
+    found = [Finished(SimpleNamespace(config=config, provenance=facts), labels) for config, labels in planned]
+    line = papers.facts(found, "laptop")
+    assert "fashion_mnist, 10000 images, 10 epochs; mnist, 10000 images, 10 epochs; shapes, 4000 images" in line.scale
+    assert line.data == ", ".join(SETS) and line.seconds == 60 * len(planned)
+    assert "14 SimVAE, 14 VAE" in line.line
+
+
+def test_the_end_is_the_last_epoch_of_each_run():
+    page = Page("simvae", None, profile="smoke")
+    page.frame = pd.DataFrame({"run": list("aabbb"), "epoch": [0, 10, 0, 12, 25], "method": list("xxyyy")})
+    assert page.at("end").epoch.tolist() == [10, 25] and page.at("start").epoch.tolist() == [0, 0]
