@@ -90,7 +90,7 @@ def strip(images: Tensor) -> Tensor:
 def rows(page, pictures: dict[str, Tensor], *, size: float = 0.62):
     """Rows of images (n, C, H, W), uint8, each with its name on the left."""
     wide = max(map(len, pictures.values()))
-    figure, axes = page.grid(len(pictures), 1, figsize=(1.7 + size * wide, size * len(pictures)))
+    figure, axes = page.grid(len(pictures), 1, figsize=(1.9 + size * wide, size * len(pictures)))
     figure.get_layout_engine().set(h_pad=0.01, hspace=0.01)
     for ax, (name, images) in zip(axes.flat, pictures.items(), strict=True):
         tiles = strip(images)
@@ -98,6 +98,7 @@ def rows(page, pictures: dict[str, Tensor], *, size: float = 0.62):
         ax.set(xlim=(-0.5, wide * tiles.shape[1] / len(images) - 0.5), xticks=[], yticks=[])
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
         ax.spines[:].set_visible(False)
+        ax.set_anchor("E")  # what the pictures leave of the width is on the side of the names
     return figure
 
 
