@@ -139,7 +139,7 @@ def judge(claim: Claim, frame: pd.DataFrame | None = None, complete: bool = Fals
 def value(frame: pd.DataFrame, name: str, when: str = "end", **where) -> pd.Series:
     """The column `name` by seed at the "start", "half" or "end" of the runs whose labels are as in `where`.
 
-    The half is the kept epoch nearest to half of the last one. Raises `ValueError` if a seed has several such runs.
+    See `moments`. Raises `ValueError` if a seed has several such runs.
     """
     for label, wanted in where.items():
         frame = frame[frame[label] == wanted]
@@ -150,9 +150,16 @@ def value(frame: pd.DataFrame, name: str, when: str = "end", **where) -> pd.Seri
         f"{name!r} has several values for a seed and an epoch where {where or 'nothing is said'}; name more labels.",
     )
     table = frame.pivot(index="seed", columns="epoch", values=name)
-    epochs = table.columns
-    at = {"start": epochs[0], "half": epochs[np.abs(epochs - epochs[-1] / 2).argmin()], "end": epochs[-1]}
-    return table[at[when]]
+    return table[moments(table.columns)[when]]
+
+
+def moments(epochs: Iterable[int]) -> dict[str, int]:
+    """The epochs at the "start", the "half" and the "end" of training; the half is the one nearest to half of the last.
+
+    Of two as near it is the earlier one.
+    """
+    epochs = sorted(set(epochs))
+    return {"start": epochs[0], "half": min(epochs, key=lambda e: abs(e - epochs[-1] / 2)), "end": epochs[-1]}
 
 
 class Row(NamedTuple):

@@ -83,18 +83,20 @@ def test_where_the_crop_lies_is_read_off_the_view():
     torch.testing.assert_close((draws.box[:, 3] / draws.box[:, 2]).log(), factors["ratio"])
 
 
-def test_a_dot_in_the_view_moves_against_the_crop_with_or_without_a_mirror():
-    """Without mirroring x, half of the views would say the opposite, and no regression would find it."""
+@pytest.mark.parametrize(("mirror", "name", "along"), [("flip", "x", 2), ("vertical", "y", 1)])
+def test_a_dot_in_the_view_moves_against_the_crop_with_or_without_a_mirror(mirror, name, along):
+    """Without mirroring x and y, half of the views would say the opposite, and no regression would find it."""
     image = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
     image[..., 31:33, 31:33] = 255
-    shifts = views.Policy(crop=(0.5, 0.5), ratio=(1, 1), flip=0.5, jitter=(0, 0, 0, 0), grayscale=0)
+    shifts = views.Policy(crop=(0.5, 0.5), ratio=(1, 1), flip=0, jitter=(0, 0, 0, 0), grayscale=0)
+    shifts = shifts.replace(**{mirror: 0.5})
     draws = shifts.draw(300, (64, 64), torch.Generator().manual_seed(0))
-    seen = shifts.apply(image.expand(300, 1, 64, 64).contiguous(), draws)
-    columns = (seen.sum((1, 2)) * torch.linspace(-0.5, 0.5, 64)).sum(1) / seen.sum((1, 2, 3))
+    seen = shifts.apply(image.expand(300, 1, 64, 64).contiguous(), draws)[:, 0]
+    places = (seen.sum(3 - along) * torch.linspace(-0.5, 0.5, 64)).sum(1) / seen.sum((1, 2))
     factors = augmentation_factors(draws, (64, 64))
-    assert torch.corrcoef(torch.stack([columns, factors["x"]]))[0, 1] < -0.99
-    unmirrored = factors["x"] * (1 - 2 * factors["flip"])
-    assert torch.corrcoef(torch.stack([columns, unmirrored]))[0, 1].abs() < 0.2
+    assert torch.corrcoef(torch.stack([places, factors[name]]))[0, 1] < -0.99
+    unmirrored = factors[name] * (1 - 2 * factors[mirror])
+    assert torch.corrcoef(torch.stack([places, unmirrored]))[0, 1].abs() < 0.2
 
 
 def test_the_factors_are_those_that_were_drawn():

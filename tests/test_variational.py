@@ -9,6 +9,7 @@ from scipy.stats import multivariate_normal
 
 from sslbook import losses
 from sslbook.losses.variational import PRIORS
+from sslbook.papers.simvae import theory
 from tests.test_losses import compute_in_float32
 
 SIGMA2 = 0.15
@@ -106,31 +107,8 @@ def test_the_bound_is_stationary_at_the_optimal_variance(prior):
 @pytest.mark.parametrize(("prior", "j", "weight"), [("plug_in", 2, 1), ("uniform", 3, 1), ("marginal", 2, 2 * math.pi)])
 def test_at_convergence_the_quadratic_form_is_the_number_of_views_times_the_weight(prior, j, weight):
     """The scale identity, on a linear encoder and decoder whose bound needs no sampling."""
-    data = normal(1, 40, 6, seed=5) + 0.4 * normal(j, 40, 6, seed=6)
-    weights = [0.5 * normal(3, 6, seed=8), 0.5 * normal(6, 3, seed=9), torch.zeros(3, dtype=torch.float64)]
-    encoder, decoder, log_v = (w.requires_grad_() for w in weights)
-
-    def loss():
-        mean, log_variance = data @ encoder.T, log_v.expand(j, 40, 3)
-        fit = losses.gaussian_log_likelihood(data[..., None, None, :], (mean @ decoder.T)[..., None, None, :], 0.2)
-        fit = fit.sum() - (log_variance.exp() * decoder.square().sum(0)).sum() / (2 * 0.2)
-        rest = losses.posterior_entropy(log_variance, weight).sum()
-        return -(fit + rest + losses.group_log_prior(mean, log_variance, sigma2=SIGMA2, prior=prior).sum())
-
-    optimiser = torch.optim.LBFGS(
-        weights, max_iter=3000, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
-
-    def closure():
-        optimiser.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    optimiser.step(closure)
-    mean = data @ encoder.detach().T
-    q = losses.group_quadratic(mean, log_v.detach().expand(j, 40, 3), sigma2=SIGMA2, prior=prior)
-    torch.testing.assert_close(q.mean(0), torch.full((3,), j * weight, dtype=torch.float64), rtol=1e-5, atol=0)
+    found = theory.scale_of_linear_toy(j, prior, weight, SIGMA2)
+    torch.testing.assert_close(found, torch.full((3,), weight, dtype=torch.float64), rtol=1e-5, atol=0)
 
 
 def test_the_prior_of_two_views_is_vicreg_s_invariance():

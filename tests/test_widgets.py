@@ -12,9 +12,10 @@ import traitlets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sslbook import data, lie, views, widgets
+from sslbook import data, lie, losses, views, widgets
 from sslbook.papers.geometry import PAPER, STRENGTHS
-from sslbook.widgets import augmentation_strength, one_or_many, orbits, training_scrubbed, weights_on_negatives
+from sslbook.papers.simvae import PAPER as SIMVAE
+from sslbook.widgets import augmentation_strength, knobs, one_or_many, orbits, training_scrubbed, weights_on_negatives
 
 EXPLORERS = [thing for thing in vars(widgets).values() if inspect.isclass(thing) and thing is not widgets.Explorer]
 each_explorer = pytest.mark.parametrize("cls", EXPLORERS, ids=lambda cls: cls.__name__)
@@ -231,3 +232,35 @@ def test_one_subspace_misses_what_the_integral_over_the_arc_says(arc):
     exact = widgets.OneOrMany(arc=arc).exact
     assert exact["one"] == pytest.approx(1 / 2 - abs(math.sin(angle)) / (2 * angle), abs=0.005)
     assert exact["met"] <= exact["regions"]
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize(("views", "decoder"), [(2, 1.0), (6, -1.0)])
+def test_drawn_posteriors_are_where_the_bound_is_stationary(prior, views, decoder):
+    explorer = widgets.LatentGroups(views=views, decoder=decoder, prior=prior)
+    u, mean, variance = explorer.posterior()
+    mean, log_variance = (t.clone().requires_grad_() for t in (mean, torch.full_like(mean, variance).log()))
+    error = (u - mean).square().sum() + log_variance.exp().sum()
+    rest = prior * losses.group_log_prior(mean, log_variance, sigma2=0.15, prior="plug_in").sum()
+    bound = -(10**decoder) / 2 * error + losses.posterior_entropy(log_variance).sum() + rest
+    for gradient in torch.autograd.grad(bound, (mean, log_variance)):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-9)
+
+
+def test_groups_collapse_where_the_decoder_counts_little_and_spread_where_it_counts_much():
+    ratios = [widgets.LatentGroups(decoder=weight).exact["ratio"] for weight in (-2.0, 0.0, 1.0, 3.0)]
+    free = widgets.LatentGroups(prior=0.0).exact["ratio"]
+    assert ratios == sorted(ratios) and ratios[0] < 0.01 * free and ratios[-1] == pytest.approx(free, rel=0.05)
+
+
+@pytest.mark.parametrize("cell", [0, 4, 7])
+def test_numbers_of_a_cell_are_means_over_the_seeds_of_its_runs(cell):
+    exact = widgets.Knobs(cell=cell, content="20 nearest neighbours").exact
+    found = [run for run, labels in knobs._recorded() if labels["knob"] == list(knobs.KNOBS)[cell]]
+    arrays = [SIMVAE.arrays(run) for run in found]
+    assert len(found) == 3 and exact["active"] == pytest.approx(sum(float(a["active"][-1]) for a in arrays) / 3)
+    assert exact["content"] == pytest.approx(sum(float(a["knn"][-1]) for a in arrays) / 3)
+    style = [float(a[f"style_{name}"][-1]) for a in arrays for name in ("x", "y", "area")]
+    assert exact["style"] == pytest.approx(sum(style) / 9)
+    with pytest.raises(ValueError, match="The runs are of main; all cells are needed"):
+        widgets.Knobs(knobs._recorded()[:1])

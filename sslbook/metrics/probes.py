@@ -81,9 +81,10 @@ def ridge_probe(
         features = _standardised(*(torch.cat([x, x[:, i] * x[:, j]], 1) for x in features), dtype=torch.float64)
     targets = [y.double() * power_of_two(train_targets.double().abs().amax(0)) for _, y in sets]
     targets = [y - targets[0].mean(0) for y in targets]
-    values, vectors = torch.linalg.eigh(features[0].T @ features[0] / len(train))
-    along = vectors.T @ (features[0].T @ targets[0]) / len(train)
-    weights = torch.stack([vectors @ (along / (values.clamp(min=0) + penalty)[:, None]) for penalty in PENALTIES])
+    gram, along = (features[0].T @ x / len(train) for x in (features[0], targets[0]))
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factors = (torch.linalg.cholesky(gram + penalty * identity) for penalty in PENALTIES)
+    weights = torch.stack([torch.cholesky_solve(along, factor) for factor in factors])
     best = (features[1] @ weights - targets[1]).square().sum(1).argmin(0)
     chosen = weights[best, :, torch.arange(len(best), device=best.device)].T
     residual, spread = features[2] @ chosen - targets[2], targets[2] - targets[2].mean(0)
@@ -120,6 +121,7 @@ def mlp_probe(
         require_number(name, value, least=least, whole=True)
     train, validation, test = _standardised(train, validation, test, dtype=torch.float32)
     classes, train_labels = train_labels.unique(return_inverse=True)
+    hidden = hidden or train.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Linear(train.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, len(classes)))

@@ -12,22 +12,23 @@ def augmentation_factors(draws: Draws, size: tuple[int, int]) -> dict[str, Tenso
     """What was done to each of N views of images of `size` (H, W), by name, each (N,) float.
 
     `x` (to the right) and `y` (down) lead from the centre of the image to that of the crop, in widths and heights of
-    the image, x as the view shows it: mirrored where the view is mirrored, without which nobody could tell it from the
-    view. `area` is the share of the image's area that is kept, `ratio` the logarithm of the crop's width over its
-    height; `flip` and `gray` are 0 or 1; `brightness`, `contrast`, `saturation` and `hue` are the columns of
-    `Draws.factors`; `blur` is a standard deviation in pixels.
+    the image, as the view shows them: mirrored where the view is mirrored, without which nobody could tell them from
+    the view. `area` is the share of the image's area that is kept, `ratio` the logarithm of the crop's width over its
+    height; `flip`, `vertical` and `gray` are 0 or 1; `brightness`, `contrast`, `saturation` and `hue` are the columns
+    of `Draws.factors`; `blur` is a standard deviation in pixels.
     """
     require(isinstance(draws, Draws), f"draws is of type {type(draws).__name__}; `Policy.draw` makes what it must be.")
     require_size(size)
     top, left, height, width = draws.box.float().unbind(1)
-    flip = draws.flip.float()
+    flip, vertical = draws.flip.float(), draws.vertical.float()
     jitter = zip(("brightness", "contrast", "saturation", "hue"), draws.factors.unbind(1), strict=True)
     return {
         "x": ((left + width / 2) / size[1] - 0.5) * (1 - 2 * flip),
-        "y": (top + height / 2) / size[0] - 0.5,
+        "y": ((top + height / 2) / size[0] - 0.5) * (1 - 2 * vertical),
         "area": height * width / (size[0] * size[1]),
         "ratio": (width / height).log(),
         "flip": flip,
+        "vertical": vertical,
         **dict(jitter),
         "gray": draws.gray.float(),
         "blur": draws.sigma,

@@ -51,12 +51,12 @@ class Page:
     @functools.cached_property
     def moments(self) -> dict[str, int]:
         """The kept epochs at the "start", the "half" and the "end" of training."""
-        half = min(self.epochs, key=lambda epoch: abs(epoch - self.epochs[-1] / 2))
-        return {"start": self.epochs[0], "half": half, "end": self.epochs[-1]}
+        return ledger.moments(self.epochs)
 
     def at(self, when: str = "end") -> pd.DataFrame:
-        """The rows of the frame at one of the `moments`."""
-        return self.frame[self.frame.epoch == self.moments[when]]
+        """The rows of the frame at one of the moments, which may be another epoch for each run."""
+        epochs = self.frame.groupby("run").epoch
+        return self.frame[self.frame.epoch == epochs.transform(lambda of_run: ledger.moments(of_run)[when])]
 
     def mean(self, name: str, when: str = "end", **where) -> float:
         """The mean over seeds of a column at "start", "half" or "end", of the runs with these labels."""
@@ -189,10 +189,10 @@ class Page:
         looks = {"style": "when" if len(moments) > 1 else None, "colours": self.paper.colours, "ax": ax}
         return plotting.spectra(lines, "index", "value", hue, **looks, **({"xlabel": "direction"} | labels))
 
-    def grid(self, rows: int, columns: int, **size):
-        """A figure in the house style with panels in rows and columns that share their axes, and the array of them."""
+    def grid(self, rows: int, columns: int, *, share: bool = True, **size):
+        """A figure in the house style with panels in rows and columns, which may share their axes, and their array."""
         figure = plotting.figure(**size)
-        return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        return figure, figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False)
 
 
 _facts: dict = {}

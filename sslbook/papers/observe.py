@@ -1,6 +1,6 @@
 """What the encoders of a run make of images, epoch by kept epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -27,27 +27,35 @@ class Observation(NamedTuple):
     features: dict[str, Tensor]
 
 
-def observe(run: Run, images: dict[str, Tensor], device: str | None = None) -> Iterator[Observation]:
+Layer = Callable[[Method, Tensor], Tensor]
+"""From a method and images in [0, 1] to features (N, D) of them."""
+
+
+def observe(
+    run: Run, images: dict[str, Tensor], device: str | None = None, layer: Layer | None = None
+) -> Iterator[Observation]:
     """The features of named `images`, of any image set, each (N, C, H, W), uint8 or float in [0, 1].
 
-    Yields an observation for each kept epoch. `device` as in `runs.ensure`.
+    Yields an observation for each kept epoch. `device` as in `runs.ensure`, `layer` as in `encode`.
     """
     hardware.keep_memory()
     for epoch in run.snapshots:
         method = run.method(epoch)
         with hardware.claim_device(device) as chosen:
             method.to(chosen, memory_format=torch.channels_last)
-            features = {name: encode(method, tensor, chosen) for name, tensor in images.items()}
+            features = {name: encode(method, tensor, chosen, layer) for name, tensor in images.items()}
         yield Observation(epoch, method.cpu(), features)
 
 
 @torch.no_grad()
-def encode(method: Method, images: Tensor, device: str = "cpu") -> Tensor:
-    """The features (N, D) in float32 of `images`, uint8 or float in [0, 1], in the precision of training."""
+def encode(method: Method, images: Tensor, device: str = "cpu", layer: Layer | None = None) -> Tensor:
+    """The features (N, D) in float32 of `images`, uint8 or float in [0, 1], in the precision of training: those of the
+    method, or those of another `layer`."""
+    layer = layer or type(method).encode
     with hardware.autocast(device):
         batches = (batch.to(device) for batch in images.split(BATCH))
         floats = (batch.float() / 255 if batch.dtype == torch.uint8 else batch for batch in batches)
-        return torch.cat([method.encode(batch).float().cpu() for batch in floats])
+        return torch.cat([layer(method, batch).float().cpu() for batch in floats])
 
 
 def held_out(config: Config) -> ImageSet:

@@ -19,25 +19,30 @@ class Facts(NamedTuple):
 
 
 def facts(found: list[Finished], profile: str) -> Facts:
-    """The provenance of figures drawn from `found`; data set and epochs are those of the first run.
+    """The provenance of figures drawn from `found`: data sets with their images and epochs, in the order of the runs.
 
     The line counts the runs by their first label. Raises `ValueError` without runs.
     """
     require(bool(found), "There are no runs to tell the provenance of.")
-    config, seeds = found[0].run.config, sorted({run.config.seed for run, _ in found})
+    configs = [run.config for run, _ in found]
+    seeds, sets = sorted({config.seed for config in configs}), dict.fromkeys(config.data.name for config in configs)
     made = [run.provenance for run, _ in found]
     hardware = sorted({f"{facts['hardware']}, {facts['precision']}" for facts in made})
     commits = sorted({facts["commit"] for facts in made})
     seconds = sum(facts["seconds"] for facts in made)
-    images = config.data.images or data.info(config.data.name).sizes["train"]
-    scale = f"profile {profile}: {config.data.name}, {images} images, {config.epochs} epochs"
+    scale = f"profile {profile}: {'; '.join(dict.fromkeys(map(_scale, configs)))}"
     counts = Counter(str(next(iter(labels.values()), "")) for _, labels in found)
     kinds = ", ".join(f"{n} {name}".strip() for name, n in counts.items())
     line = (
         f"{scale} · runs: {kinds} · {' and '.join(hardware)} · commit {', '.join(commits)} · "
         f"{seconds / 60:.1f} min of training"
     )
-    return Facts(line, config.data.name, seeds, scale, seconds)
+    return Facts(line, ", ".join(sets), seeds, scale, seconds)
+
+
+def _scale(config: Config) -> str:
+    images = config.data.images or data.info(config.data.name).sizes["train"]
+    return f"{config.data.name}, {images} images, {config.epochs} epochs"
 
 
 def describe(config: Config, labels: dict | None = None) -> str:

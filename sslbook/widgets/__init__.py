@@ -33,6 +33,8 @@ The published page has no kernel; the script there is held to `compute` by tests
 from sslbook.widgets.attraction_repulsion import AttractionRepulsion
 from sslbook.widgets.augmentation_strength import AugmentationStrength
 from sslbook.widgets.base import Explorer, choice, slider
+from sslbook.widgets.knobs import Knobs
+from sslbook.widgets.latent_groups import LatentGroups
 from sslbook.widgets.matching import Matching
 from sslbook.widgets.one_or_many import OneOrMany
 from sslbook.widgets.orbits import Orbits
@@ -43,6 +45,8 @@ __all__ = [
     "AttractionRepulsion",
     "AugmentationStrength",
     "Explorer",
+    "Knobs",
+    "LatentGroups",
     "Matching",
     "OneOrMany",
     "Orbits",

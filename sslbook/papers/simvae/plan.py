@@ -75,7 +75,7 @@ def _run(profile: str, name: str, seed: int, method: str, *, policy: Policy | No
     kind = "colour" if name in ("cifar10", "shapes") else "gray"
     encoder, decoder = (_PAPER_NETS if profile == "paper" else _LAPTOP_NETS)[kind]
     settings = dict(
-        data=Data(name, _IMAGES[name]), epochs=10 if name != "shapes" else 25, optim=Adam(learning_rate=rate)
+        data=Data(name, _IMAGES[name]), epochs=10 if name != "shapes" else 15, optim=Adam(learning_rate=rate)
     )
     if profile == "smoke":
         encoder, decoder = MLP(dim=4, widths=(32,)), MLPDecoder(widths=(32,))
