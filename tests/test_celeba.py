@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sslbook import data
 from sslbook.data import celeba
 
 COLUMNS = ("Male", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair", "Smiling")
@@ -39,6 +40,15 @@ def root(tmp_path):
     (tmp_path / "celeba" / "list_attr_celeba.txt").write_text("\n".join([str(len(rows)), " ".join(COLUMNS), *rows, ""]))
     (tmp_path / "celeba" / "list_eval_partition.txt").write_text("\n".join([*parts, ""]))
     return tmp_path
+
+
+def test_the_set_is_known_by_its_name_and_nothing_is_fetched(root, tmp_path_factory):
+    assert torch.equal(data.load("celeba", "train", root).images, celeba.load("celeba", "train", root).images)
+    assert data.download("celeba", root) is False
+    (root / "celeba" / "img_align_celeba" / "000006.jpg").unlink()
+    for place, file in ((root, "000006.jpg"), (tmp_path_factory.mktemp("empty"), "list_attr_celeba.txt")):
+        with pytest.raises(ValueError, match=rf"{file} is missing. sslbook does not fetch CelebA: see https://mmlab"):
+            data.download("celeba", place)
 
 
 def test_classes_are_colours_of_hair_and_two_colours_are_none(root):

@@ -18,7 +18,7 @@ def main(arguments=None) -> int:
     if name in shapes.SETS:
         print(f"{name} is computed when it is needed; there is nothing to fetch.")
     else:
-        print(f"{name} {'is now' if fetched else 'was already'} complete and verified in {folder()}.")
+        print(f"{name} {'is now' if fetched else 'was already'} complete in {folder()}.")
     return 0
 
 

@@ -53,6 +53,15 @@ def load(name: str, split: str, root=None) -> ImageSet:
     )
 
 
+def download(name: str, root=None) -> bool:
+    """False where all files of the set are there. Nothing is fetched: `ValueError` says where to get them."""
+    at = folder(root) / "celeba"
+    for split in SPLITS:
+        for file in _tables(at, split)[0]:
+            _require_image(at / "img_align_celeba" / file)
+    return False
+
+
 def _tables(at: Path, split: str) -> tuple[list[str], torch.Tensor, dict[str, torch.Tensor]]:
     """File names, classes and style of the images of a split that have one class."""
     count, header, *rows = _lines(at / "list_attr_celeba.txt")
@@ -91,11 +100,15 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
+def _require_image(path: Path) -> None:
+    require(path.is_file(), f"{path} is missing. {_WHERE}, and unpack img_align_celeba.zip in {path.parents[1]}.")
+
+
 def _read_image(path: Path) -> np.ndarray:
     """The image as (64, 64, 3) uint8."""
     from PIL import Image
 
-    require(path.is_file(), f"{path} is missing. {_WHERE}, and unpack img_align_celeba.zip in {path.parents[1]}.")
+    _require_image(path)
     width, height = _ALIGNED
     try:
         with Image.open(path) as image:
