@@ -217,6 +217,15 @@ def test_idx_archives_become_one_channel_images(monkeypatch, tmp_path, serve):
     assert torch.equal(test.images, torch.from_numpy(pixels["test"])[:, None])
     assert test.fine.tolist() == list(range(10)) and test.fine.dtype == torch.int64
     assert [len(data.load("mnist", split, tmp_path)) for split in data.SPLITS] == [36, 4, 10]
+    binary = data.load("binarised_mnist", "train", tmp_path)
+    grey = data.load("mnist", "train", tmp_path)
+    assert set(binary.images.unique().tolist()) == {0, 255} and torch.equal(binary.fine, grey.fine)
+    assert torch.equal(binary.images, data.load("binarised_mnist", "train", tmp_path).images)
+    for low in range(0, 250, 50):  # white as often as the grey value says, and always where it is 255
+        tone = (grey.images >= low) & (grey.images < low + 50)
+        expected = grey.images[tone].double().mean() / 255
+        assert (binary.images[tone] == 255).double().mean() == pytest.approx(expected.item(), abs=0.02)
+    assert (binary.images[grey.images == 0] == 0).all() and (binary.images[grey.images == 255] == 255).all()
 
 
 def test_an_unknown_name_split_or_size_is_refused():

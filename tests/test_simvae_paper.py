@@ -189,6 +189,15 @@ def test_a_prior_without_samples_and_the_released_cell_are_measured(knob, tmp_pa
     assert {"flip", "q", "active"} <= set(arrays)
 
 
+def test_a_model_of_binary_images_is_measured_by_its_likelihood(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLBOOK_RUNS", str(tmp_path))
+    (planned,) = PAPER.plan("likelihood", "smoke")
+    ((run, _),) = PAPER.obtain([planned], device="cpu")
+    likelihood = PAPER.arrays(run)["likelihood"]
+    pixels = 3 * 32 * 32
+    assert -pixels * math.log(2) * 1.2 < likelihood[0] < likelihood[-1] < 0
+
+
 @pytest.mark.parametrize("views", [2, 6, 10])
 def test_the_joint_normal_of_a_group_is_the_marginal_prior(views):
     z = torch.randn(views, 50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -121,6 +121,32 @@ def test_all_chance_is_drawn_one_row_for_each_image(kind):
     assert method.loss(data)[0] == method.loss(data)[0] and torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        VAE(decoder=DECODER, views=1, likelihood="bernoulli", binarised=True),
+        SimVAE(decoder=DECODER, prior="marginal", sigma2=0.5, likelihood="bernoulli", binarised=True),
+        VAE(decoder=DECODER, views=1, sigma_x2=0.5),
+    ],
+)
+def test_the_likelihood_of_one_latent_dimension_is_its_integral(part):
+    """By the trapezoidal rule over the latents of all views, on a grid of its own."""
+    method = build(part, dim=1)
+    views = batch(method, n=3).views
+    line = torch.linspace(-7, 7, 141, dtype=torch.float64)
+    z = torch.cartesian_prod(*[line] * part.views).reshape(-1, part.views)
+    x = method.observed(views).double()
+    logits = method.decoder(z.float().reshape(-1, 1)).double().unflatten(0, z.shape)
+    seen = Bernoulli(logits=logits) if part.binarised else Normal(logits.sigmoid(), part.sigma_x2**0.5)
+    fits = torch.stack([seen.log_prob(x[:, i]).sum((1, 2, 3, 4)) for i in range(3)])
+    covariance = torch.eye(part.views) * getattr(part, "sigma2", 0.0) + 1 if part.views > 1 else torch.eye(1)
+    prior = torch.distributions.MultivariateNormal(torch.zeros(part.views).double(), covariance.double())
+    exact = (fits + prior.log_prob(z)).logsumexp(1) + part.views * math.log(14 / 140)
+    with torch.no_grad():
+        found = method.log_likelihood(views, samples=20_000, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=0.03)
+
+
 def test_binarised_models_know_nothing_of_grey():
     part = SimVAE(decoder=DECODER, likelihood="bernoulli", binarised=True)
     method = build(part)

@@ -6,7 +6,7 @@ A module of sets has `SETS`, their `Info` by name, and `load(name, split, root)`
 from dataclasses import dataclass
 
 from sslbook.config import Part, require
-from sslbook.data import celeba, official, shapes
+from sslbook.data import binarised, celeba, official, shapes
 from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, balanced_order, channel_statistics
 from sslbook.data.official import folder
 
@@ -39,6 +39,7 @@ def add(module) -> None:
 
 add(official)
 add(shapes)
+add(binarised)
 add(celeba)
 
 

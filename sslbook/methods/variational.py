@@ -65,6 +65,22 @@ class LatentVariable(Method):
         """The mean images (N, C, H, W) at the posterior means of `images`."""
         return self.decode(self.encode(images))
 
+    def log_likelihood(self, views: Tensor, *, samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """log p(x^1 … x^J) of N images in J views (J, N, C, H, W), estimated from so many draws of the posterior: (N,).
+
+        See `losses.importance_log_likelihood`. What the views share, and J, is that of the part.
+        """
+        x = self.observed(views)
+        mean, log_variance = (t.unflatten(0, x.shape[:2]).float() for t in self.encoder.posterior(x.flatten(0, 1)))
+        about = {"likelihood": self.part.likelihood, "sigma_x2": self.part.sigma_x2}
+
+        def log_joint(z: Tensor) -> Tensor:
+            output = self._output(z)
+            fits = losses.reconstruction(x.expand_as(output), output, **about).sum(1)
+            return fits + losses.group_log_prior(z, **self.part.group_prior)
+
+        return losses.importance_log_likelihood(log_joint, mean, log_variance, samples=samples, generator=generator)
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Mean images (n, C, H, W) at latents drawn from the model's p(z)."""
         return self.decode(self.part.prior_scale * self._normal(n, generator=generator))
@@ -131,19 +147,20 @@ class Variational(Part):
         """The standard deviation of each dimension of a latent under p(z)."""
         return 1.0
 
+    @property
+    def group_prior(self) -> dict[str, str | float]:
+        """`prior` and `sigma2` of the latents of an image's views, as `losses.group_log_prior` takes them."""
+        return {"prior": "standard", "sigma2": 1.0}
+
     def terms(self, x: Tensor, x_hat: Tensor, mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
         """The terms (N,) whose sum is maximised, by name; arguments as for `losses.elbo_ssl`."""
-        return self._bound(x, x_hat, mean, log_variance, prior="standard", sigma2=1.0)
-
-    def _bound(self, *tensors: Tensor, prior: str, sigma2: float) -> dict[str, Tensor]:
         bound = losses.elbo_ssl(
-            *tensors,
+            *(x, x_hat, mean, log_variance),
             likelihood=self.likelihood,
             sigma_x2=self.sigma_x2,
-            sigma2=sigma2,
-            prior=prior,
             entropy_weight=self.entropy_weight,
             reduction="none",
+            **self.group_prior,
         )
         return bound._asdict()
 
@@ -213,5 +230,6 @@ class SimVAE(Variational, slot="method"):
         require(self.prior != "uniform", "SimVAE.prior is 'uniform'; no image can be drawn from it, only from a group.")
         return (1 + self.sigma2) ** 0.5
 
-    def terms(self, x, x_hat, mean, log_variance):
-        return self._bound(x, x_hat, mean, log_variance, prior=self.prior, sigma2=self.sigma2)
+    @property
+    def group_prior(self):
+        return {"prior": self.prior, "sigma2": self.sigma2}

@@ -23,6 +23,8 @@ VERSION = 2
 BANK, VALIDATION, TEST = 5_000, 1_000, 5_000
 """Images that probes are fitted to, those on which settings are chosen, and those that are scored; fewer where a set
 has fewer."""
+SAMPLES = 200
+"""Draws of the posterior for each image whose likelihood is estimated."""
 VIEWS, VIEWED = 4, 1_000
 """Views of each test image, and test images seen in them."""
 ACTIVE = 0.01
@@ -44,7 +46,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
 
     - () accuracies of a class on clean images: `linear`, `knn` (20-NN), both also with `_before` and `_head`; `mlp`, an
       MLP of 128 units; `validation_linear` and `validation_knn`, scored on the validation images.
-    - () R² of what was done to a view, from its features: `style_x`, `style_y`, `style_area` of the crop, for policies
+    - () R² of what was done to a view, from its features, for policies that crop: `style_x`, `style_y`, `style_area` of the crop, for policies
       with jitter also `style_brightness`, …, `style_hue`, by a ridge on the features and their products, see
       `metrics.ridge_probe`. `style_before` and `style_head` are means over x, y and area. `flip`: the accuracy of an
       MLP that tells whether a view is mirrored, for policies that mirror.
@@ -54,6 +56,8 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     - () `rebuilt`: mean squared error per pixel of views that a fresh decoder draws from μ; see `fresh_decoder`.
     - () for latent-variable models: `active`, the number of dimensions whose μ varies by more than `ACTIVE`; `q`, the
       mean of E[Q]/J over these (0 if there are none), on groups of training views; see `losses.group_quadratic`.
+    - () for models of binary images: `likelihood`, the mean of log p(x) of the test images in nats, estimated from
+      `SAMPLES` draws; see `losses.importance_log_likelihood`.
     - uint8 pictures (…, C, H, W): `views` (n, …) of n test images, `rebuilt_views` by the fresh decoder; for
       latent-variable models also `own_views`, `groups` (k, k, …), k draws from p(z | y) for each of k images,
       `between` (2, m, …), on the way between the μ of two images and between those of two views of one, and, where
@@ -86,14 +90,15 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
             row[f"ratio{suffix}"] = spread_ratio(layer["test views"].unflatten(0, (VIEWS, -1)))
         rebuilt = fresh_decoder(features["bank views"], views["bank"])(features["test views"])
         row["rebuilt"] = (rebuilt - views["test"]).square().mean()
-        row |= _pictures(method, views["test"], rebuilt)
+        row |= _likelihood(method, sets["test"].images) | _pictures(method, views["test"], rebuilt)
         yield {name: torch.as_tensor(value) for name, value in row.items()}
 
 
 def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
-    """The scalars of one kept epoch, and `style`, the mean R² over x, y and area."""
+    """The scalars of one kept epoch, and `style`, the mean R² over x, y and area for policies that crop."""
     row = {name: float(values) for name, values in arrays.items() if values.ndim == 0}
-    return row | {"style": sum(row[f"style_{name}"] for name in _CROP) / len(_CROP)}
+    crop = [row[f"style_{name}"] for name in _CROP if f"style_{name}" in row]
+    return row | ({"style": sum(crop) / len(crop)} if crop else {})
 
 
 def spread_ratio(z: Tensor) -> float:
@@ -168,6 +173,8 @@ def _of_views(layer: dict[str, Tensor], targets: dict[str, Tensor]) -> list[Tens
 
 
 def _style(config: Config, layer: dict[str, Tensor], done: dict, suffix: str) -> dict[str, float]:
+    if config.views.crop == (1, 1):
+        return {}
     names = _CROP + (_COLOUR if suffix == "" and config.views.jitter[0] else ())
     targets = {part: torch.stack([factors[name] for name in names], 1) for part, factors in done.items()}
     quadratic = suffix == "" or layer["bank"].shape[1] <= _QUADRATIC
@@ -214,9 +221,17 @@ def _latents(config: Config, method: Method, before: Tensor) -> dict[str, float]
     part = config.method
     mean, log_variance = method.encoder.head(before).unflatten(0, (part.views, -1)).chunk(2, -1)
     active = mean.flatten(0, 1).var(0) > ACTIVE
-    prior = {"prior": getattr(part, "prior", "standard"), "sigma2": getattr(part, "sigma2", 1.0)}
-    q = losses.group_quadratic(mean, log_variance, **prior)[:, active]
+    q = losses.group_quadratic(mean, log_variance, **part.group_prior)[:, active]
     return {"active": float(active.sum()), "q": float(q.mean()) / part.views if active.any() else 0.0}
+
+
+@torch.no_grad()
+def _likelihood(method: Method, images: Tensor) -> dict[str, float]:
+    if not (isinstance(method, LatentVariable) and method.part.binarised and method.part.views == 1):
+        return {}
+    generator, batches = torch.Generator().manual_seed(0), (images.float() / 255)[None].split(250, dim=1)
+    found = [method.log_likelihood(batch, samples=SAMPLES, generator=generator) for batch in batches]
+    return {"likelihood": float(torch.cat(found).mean())}
 
 
 @torch.no_grad()

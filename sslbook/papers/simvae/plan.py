@@ -159,5 +159,28 @@ def knobs(profile: str) -> list[Planned]:
     ]
 
 
-PLANS = {"main": main, "grid": grid, "knobs": knobs}
+def likelihood(profile: str) -> list[Planned]:
+    """A VAE on binary digits, of the size whose likelihood pythae's table of reproductions has: one hidden layer of 400
+    units, 40 latent dimensions, no augmentation (github.com/clementchadebec/benchmark_VAE, examples/scripts). The
+    schedule is ours."""
+    data, epochs = (Data("shapes", 512), 2) if profile == "smoke" else (Data("binarised_mnist"), 20)
+    return [
+        Planned(
+            Config(
+                data=data,
+                views=Policy(crop=(1, 1), ratio=(1, 1), flip=0, jitter=(0, 0, 0, 0), grayscale=0),
+                encoder=MLP(dim=40, widths=(400,)),
+                method=VAE(decoder=MLPDecoder(widths=(400,)), views=1, likelihood="bernoulli", binarised=True),
+                optim=Adam(learning_rate=1e-3),
+                epochs=500 if profile == "paper" else epochs,
+                batch_size=100,
+                seed=1,
+                snapshots=1,
+            ),
+            {"model": "VAE on binary digits"},
+        )
+    ]
+
+
+PLANS = {"main": main, "grid": grid, "knobs": knobs, "likelihood": likelihood}
 SWEEP = ("knobs",)
