@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from types import SimpleNamespace
 
 import pandas as pd
@@ -191,6 +192,7 @@ def test_a_prior_without_samples_and_the_released_cell_are_measured(knob, tmp_pa
 
 def test_a_model_of_binary_images_is_measured_by_its_likelihood(tmp_path, monkeypatch):
     monkeypatch.setenv("SSLBOOK_RUNS", str(tmp_path))
+    monkeypatch.setattr(sys.modules[fresh_decoder.__module__], "SAMPLES", 10)
     (planned,) = PAPER.plan("likelihood", "smoke")
     ((run, _),) = PAPER.obtain([planned], device="cpu")
     likelihood = PAPER.arrays(run)["likelihood"]
