@@ -46,7 +46,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
 
     - () accuracies of a class on clean images: `linear`, `knn` (20-NN), both also with `_before` and `_head`; `mlp`, an
       MLP of 128 units; `validation_linear` and `validation_knn`, scored on the validation images.
-    - () R² of what was done to a view, from its features: `style_x`, `style_y`, `style_area` for policies that crop, then
+    - () R² of what was done to a view, from its features: `style_x`, `style_y`, `style_area` for policies that crop and
       `style_brightness`, …, `style_hue` for those with jitter, by a ridge on the features and their products, see
       `metrics.ridge_probe`. `style_before` and `style_head` are means over x, y and area. `flip`: the accuracy of an
       MLP that tells whether a view is mirrored, for policies that mirror.
