@@ -12,7 +12,7 @@ CONFIG := $(strip $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(
 SNAKEMAKE := $(RUN) snakemake --cores $(CORES) --rerun-triggers mtime --rerun-incomplete --quiet rules reason host --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab data bench sweep soak lint clean
+.PHONY: help setup book test lab data bench gpu sweep soak lint clean
 
 # Checkouts are moved and Pythons upgraded: .venv is ready only if its Python works and it was set up under this path.
 WORKS := .venv/bin/python -c 'import pip' 2>/dev/null
@@ -57,6 +57,9 @@ data: setup ## download a data set, CIFAR-100 unless DATASET=... names another
 
 bench: book ## measure speed and memory beside other libraries, and the book; print the tables and keep them for it
 	$(RUN) benchmarks
+
+gpu: setup ## ten minutes on a GPU: is all right, how fast is it; then train missing records of the paper profile
+	$(RUN) benchmarks.gpu --time-limit $(or $(SECONDS),600)
 
 sweep: setup ## train the runs that go beyond the papers, and no others; takes PROFILE and DATASET as book does
 	$(SNAKEMAKE) sweep $(if $(CONFIG),--config $(CONFIG))

@@ -104,7 +104,7 @@ def bounds() -> tuple[dict[str, float], float, float]:
         part = next(part for part, names in PARTS.items() if any(name in event.key for name in names))
         seconds[part] += event.self_cpu_time_total
     shares = {part: value / sum(seconds.values()) for part, value in seconds.items()}
-    arithmetic = training.flop(config, tuple(images.shape[1:])) * len(images)
+    arithmetic = training.flop(config) * len(images)
     return shares, arithmetic / (shares["convolutions"] * taken) / 1e6, 2 * 1024**3 / product / 1e6
 
 
