@@ -210,7 +210,33 @@ def test_figures_take_the_colour_of_the_text(address, page, scheme):
 
 
 @pytest.mark.browser
-def test_search_finds_a_page_by_a_word_of_its_text(address, page):
-    page.goto(f"{address}/search.html?q=exponential")
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("exponential", "notebooks/geometry/lie-groups"),
+        ("fig1-collapse", "book/verdicts"),
+        ("effective_rank", "book/api/metrics"),
+        ("Eq. 1", "notebooks/geometry/upper-bound"),
+    ],
+)
+def test_search_finds_words_claims_functions_and_equations(address, page, words, found):
+    page.goto(f"{address}/search.html?q={words}")
     page.wait_for_selector("#search-results li a")
-    assert "lie-groups.html" in "".join(a.get_attribute("href") for a in page.locator("#search-results li a").all())
+    page.wait_for_function("document.querySelector('#search-progress').innerText === ''")
+    assert f"{found}.html" in "".join(a.get_attribute("href") for a in page.locator("#search-results li a").all())
+
+
+@pytest.mark.browser
+def test_a_page_is_printed_with_all_that_is_folded_and_folds_again(address, page):
+    page.goto(f"{address}/notebooks/geometry/upper-bound.html")
+    settle(page)
+    folded = page.locator(".bd-article details:not([open])")
+    before = folded.count()
+    count = "document.querySelectorAll('.bd-article details:not([open])').length"
+    page.evaluate(f"addEventListener('beforeprint', () => {{ window.left = {count}; }})")
+    pdf = page.pdf(format="A4")
+    assert before > 0 and page.evaluate("window.left") == 0
+    assert pdf.startswith(b"%PDF") and folded.count() == before
+    page.set_viewport_size({"width": 794, "height": 1123})  # a page of A4 at 96 dots per inch
+    page.emulate_media(media="print")
+    assert page.evaluate("document.querySelector('.bd-article').scrollWidth") <= 794

@@ -233,8 +233,9 @@ def test_the_figure_stands_where_the_explorer_is_not_alive(page, address):
     assert not any(figure.is_visible() for figure in figures.all())
     assert all(caption.is_visible() for caption in page.locator("figcaption").all())
     page.emulate_media(media="print")
-    assert all(figure.is_visible() for figure in figures.all())
-    assert not any(widget.is_visible() for widget in page.locator(".sslbook-explorer").all())
+    assert not any(figure.is_visible() for figure in figures.all())
+    assert all(picture.is_visible() for picture in page.locator(".sslbook-explorer > svg").all())
+    assert not any(slider.is_visible() for slider in page.locator(".sslbook-explorer input").all())
 
 
 def test_a_widget_that_cannot_start_leaves_its_figure_and_the_others(page, address, folder):

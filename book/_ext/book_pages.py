@@ -11,6 +11,7 @@ there stand in the place of the `{eval}` roles in its text. Elsewhere
 - `{{ verdict id }}` a claim and its verdict,
 - `{{ functions of sslbook.x }}` the documentation of that module, its docstrings read as Markdown; `papers` for x gives
   that of the modules of all papers,
+- `{{ summary of sslbook.x }}` the first line of its docstring,
 - `{{ repository }}` the address of the repository in `_config.yml`.
 """
 
@@ -301,7 +302,7 @@ def document(app, name):
     for key, thing in vars(module).items():
         owned = getattr(thing, "__module__", "").startswith(name)
         if owned and not key.startswith("_") and (inspect.isfunction(thing) or inspect.isclass(thing)):
-            parts.append(entry(thing, f"{name}.{key}"))
+            parts.append(entry(thing, f"{name}.{key}", whereabouts(app, thing, name, key)))
     return re.sub(r"\b(sslbook\.\w+)\.\w+\.([A-Z]\w*)", public, "\n\n".join(parts))
 
 
@@ -311,11 +312,39 @@ def public(found):
     return f"{package}.{name}" if hasattr(importlib.import_module(package), name) else found[0]
 
 
-def entry(thing, name):
-    """One function, or one class with its documented public methods."""
+def summary(app, name):
+    """The first line of a module's docstring."""
+    return plain((inspect.getdoc(importlib.import_module(name)) or "").partition("\n")[0])
+
+
+def whereabouts(app, thing, module, key):
+    """Links to the source of a function or class and to the notebooks whose code names it."""
+    path, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]
+    repository, branch = (app.config.html_theme_options.get(f"repository_{part}", "") for part in ("url", "branch"))
+    links = [f"[source]({repository}/blob/{branch}/{Path(path).relative_to(app.srcdir).as_posix()}#L{line})"]
+    short = module.rpartition(".")[2]
+    used = re.compile(rf"\b{short}\.{key}\b|^from {re.escape(module)} import .*\b{key}\b", re.MULTILINE)
+    pages = [page for page, code in codes(str(app.srcdir)).items() if used.search(code)]
+    return " · ".join(links + [f"[](/{page})" for page in pages if page in app.project.docnames])
+
+
+@functools.cache
+def codes(root):
+    """The code of each notebook, by its name in the book."""
+    found = {}
+    for path in sorted(Path(root, "notebooks").rglob("*.ipynb")):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        found[path.relative_to(root).with_suffix("").as_posix()] = code
+    return found
+
+
+def entry(thing, name, links):
+    """One function, or one class with its documented public methods; below it, `links`."""
     if inspect.isfunction(thing):
-        return directive("function", f"{name}{inspect.signature(thing)}", inspect.getdoc(thing) or "")
-    text = [(thing.__doc__ and inspect.getdoc(thing)) or ""]
+        text = f"{inspect.getdoc(thing) or ''}\n\n{links}"
+        return directive("function", f"{name}{inspect.signature(thing)}", text)
+    text = [(thing.__doc__ and inspect.getdoc(thing)) or "", links]
     for key, member in vars(thing).items():
         method = getattr(member, "__func__", member)
         if not key.startswith("_") and inspect.isfunction(method) and method.__doc__:
@@ -344,6 +373,7 @@ HOOKS = {
     "verdicts": verdicts,
     "verdict": verdict,
     "functions of": document,
+    "summary of": summary,
     "repository": lambda app, _: app.config.html_theme_options.get("repository_url", ""),
 }
 HOOK = re.compile(rf"\{{\{{ ({'|'.join(HOOKS)})(?: (\S+))? \}}\}}")

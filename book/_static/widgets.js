@@ -64,3 +64,14 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 });
+
+// On paper nothing can be opened, so all that is folded is printed open.
+const folded = () => document.querySelectorAll(".bd-article details:not([open])");
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = [...folded()];
+  for (const part of opened) part.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const part of opened) part.open = false;
+});

@@ -75,7 +75,7 @@ function explorer({ read = floats, height = (width) => Math.min(0.62 * width, 38
       </div><svg role="img"></svg><div class="numbers" role="status" aria-atomic="true"><span>${numbers.map(([name, label], i) =>
       `${i && label !== "±" ? "</span> <span>" : " "}${label} <output data-name="${name}" aria-live="off"></output>`).join("")}</span></div>`;
     el.firstChild.textContent =
-      `@media screen { figure.sslbook > svg[aria-label=${JSON.stringify(model.get("alt"))}] { display: none; } }`;
+      `figure.sslbook > svg[aria-label=${JSON.stringify(model.get("alt"))}] { display: none; }`;
     const svg = el.querySelector("svg");
     const part = (name) => el.querySelector(`[name="${name}"]`);
     const size = () => ({ width: el.clientWidth, height: Math.round(height(el.clientWidth)) });
