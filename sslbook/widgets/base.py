@@ -75,8 +75,8 @@ class Explorer(anywidget.AnyWidget):
     def show(self, *, caption: str, alt: str, **about) -> None:
         """Display the explorer, and below it the figure `still` with its caption; `about` as in `plotting.show`.
 
-        The picture of that figure, described by `alt`, is seen only where the explorer is not alive. On paper stands the
-        explorer as it was last, without its sliders.
+        The picture of that figure, described by `alt`, is seen only where the explorer is not alive. On paper stands
+        the explorer as it was last, without its sliders.
         Raises `ValueError` if the data are too heavy for a page.
         """
         from IPython.display import display
