@@ -9,7 +9,7 @@ RUN := .venv/bin/python -m
 
 # Runs and notebooks take their own locks and are written atomically, so Snakemake needs no lock that a kill leaves behind.
 CONFIG := $(strip $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)))
-SNAKEMAKE := $(RUN) snakemake --cores $(CORES) --rerun-triggers mtime --rerun-incomplete --quiet rules reason host --nolock
+SNAKEMAKE := $(RUN) snakemake --cores $(CORES) --rerun-triggers mtime --rerun-incomplete --logger rich --quiet rules reason host --nolock
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book test lab data bench gpu sweep soak lint clean
@@ -35,8 +35,10 @@ setup: $(READY) ## install everything into .venv; does nothing when it is up to 
 
 $(READY): pyproject.toml constraints.txt
 	@$(WORKS) || { $(PYTHON) -c $(PROMISED) && $(PYTHON) -m venv --clear .venv; }
-	$(RUN) pip install -c constraints.txt setuptools wheel
-	$(RUN) pip install -c constraints.txt --no-build-isolation -e '.[book,test,bench,dev]'
+	@echo "Installing exact versions into .venv, which takes minutes; what is done stands in .venv/setup.log"
+	@{ $(RUN) pip install -c constraints.txt setuptools wheel && \
+	$(RUN) pip install -c constraints.txt --no-build-isolation -e '.[book,test,bench,dev]'; } >.venv/setup.log 2>&1 || \
+	{ tail -n 20 .venv/setup.log; echo "The installation failed; .venv/setup.log has all it said." >&2; exit 1; }
 	@pwd -P >$@
 
 book: setup ## compile the book to _build/html; PROFILE=smoke|laptop|paper and DATASET=... train what is missing first
