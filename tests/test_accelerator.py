@@ -13,7 +13,23 @@ from torch.utils.weak import WeakIdKeyDictionary
 from sslbook import metrics, training
 from sslbook.config import Config
 from sslbook.data import Data
-from sslbook.methods import CRVAE, VAE, Batch, BetaVAE, MatchingGap, SimCLR, SimVAE, VICReg
+from sslbook.methods import (
+    BYOL,
+    CRVAE,
+    DINO,
+    VAE,
+    BarlowTwins,
+    Batch,
+    BetaVAE,
+    MatchingGap,
+    MoCo,
+    SimCLR,
+    SimSiam,
+    SimVAE,
+    Supervised,
+    SwAV,
+    VICReg,
+)
 from sslbook.models import MLP, ConvDecoder, GaussianResNet, MLPDecoder, ResNet
 from sslbook.optim import Adam
 from sslbook.views import PRESETS, PerView, Policy
@@ -26,6 +42,13 @@ METHODS = {
     "SimCLR, NT-Xent, no head": (ResNet(8, (1, 1)), SimCLR(widths=(), loss="nt_xent")),
     "MatchingGap": (ResNet(8, (1, 1)), MatchingGap(widths=(16,))),
     "VICReg": (ResNet(8, (1, 1)), VICReg(widths=(16, 16))),
+    "BarlowTwins": (ResNet(8, (1, 1)), BarlowTwins(widths=(16, 16))),
+    "BYOL": (ResNet(8, (1, 1)), BYOL(widths=(16,), predictor=(8,))),
+    "SimSiam": (ResNet(8, (1, 1)), SimSiam(widths=(16,), predictor=(8,))),
+    "MoCo": (ResNet(8, (1, 1)), MoCo(widths=(16,), queue=24)),
+    "SwAV": (ResNet(8, (1, 1)), SwAV(widths=(16,), prototypes=6)),
+    "DINO": (ResNet(8, (1, 1)), DINO(widths=(16,), prototypes=6)),
+    "Supervised": (ResNet(8, (1, 1)), Supervised()),
     "VAE": (MLP(4, (16,)), VAE(decoder=PLAIN)),
     "VAE, binary": (MLP(4, (16,)), VAE(decoder=PLAIN, likelihood="bernoulli", binarised=True)),
     "BetaVAE": (MLP(4, (16,)), BetaVAE(decoder=PLAIN)),

@@ -82,6 +82,12 @@ def without(argument, *names):
     return Argument(argument.good, {what: value for what, value in argument.bad.items() if what not in names})
 
 
+def other(*shape):
+    """A tensor that goes with a pair of views."""
+    z = normal(*shape, seed=2)
+    return without(trained(z, **{"one column less": z[..., :-1]}), "another device")
+
+
 EPSILON = {"epsilon": number(0.3, -0.1, 0), "tol": number(1e-3, -1), "max_iter": number(100, 0, whole=True)}
 TEMPERATURE = number(0.5, 0, -1, 1e-40)
 GROUP, LATENTS = normal(3, 6, 1, 2, 4), normal(3, 6, 4, seed=1)
@@ -168,6 +174,26 @@ CALLS = {
         "covariance": number(1, -1),
     },
     "losses.barlow_twins": {"z1": paired(), "z2": paired(1), "redundancy": number(5e-3, -1)},
+    "losses.byol": {"p": paired(), "z": paired(1)},
+    "losses.moco": {"query": paired(), "key": paired(1), "queue": other(9, 4), "temperature": TEMPERATURE},
+    "losses.dino": {
+        "student": paired(),
+        "teacher": paired(1),
+        "centre": without(other(4), "another number of axes"),
+        "student_temperature": TEMPERATURE,
+        "teacher_temperature": TEMPERATURE,
+    },
+    "losses.codes": {
+        "scores": without(trained(normal(6, 4), **{"no rows": normal(0, 4)}), "another device"),
+        "epsilon": TEMPERATURE,
+        "iterations": number(3, 0, whole=True),
+    },
+    "losses.swav": {
+        "scores1": paired(),
+        "scores2": paired(1),
+        "temperature": TEMPERATURE,
+        "epsilon": TEMPERATURE,
+    },
     "losses.sinkhorn": {
         "cost": without(trained(normal(6, 6), **{"five rows": normal(5, 6), "nothing": normal(0, 0)}), "another device")
     }
@@ -422,6 +448,9 @@ MEANINGFUL = {  # what is not finite and still says something
     ("losses.sinkhorn", "cost", math.inf): "a pair that is forbidden",
     ("losses.group_log_prior", "log_variance", -math.inf): "a variance of 0",
     ("losses.group_quadratic", "log_variance", -math.inf): "a variance of 0",
+    ("losses.dino", "teacher", -math.inf): "an output of probability 0",
+    ("losses.dino", "centre", math.inf): "an output of probability 0",
+    ("losses.codes", "scores", -math.inf): "a prototype that is closed to an image",
 } | {("losses.elbo_ssl", "mean", value): "the sample z stands for it" for value in (math.nan, math.inf, -math.inf)}
 UNCHECKED = [
     (name, key, value)

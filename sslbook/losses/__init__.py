@@ -3,6 +3,7 @@
 from sslbook.losses.contrastive import UpperBound, cross_view_info_nce, info_nce, info_nce_upper_bound, nt_xent
 from sslbook.losses.matching import Plan, matching_gap, multi_matching_gap, sinkhorn
 from sslbook.losses.redundancy import barlow_twins, vicreg
+from sslbook.losses.targets import byol, codes, dino, moco, swav
 from sslbook.losses.variational import (
     Bound,
     bernoulli_log_likelihood,
@@ -24,8 +25,11 @@ __all__ = [
     "UpperBound",
     "barlow_twins",
     "bernoulli_log_likelihood",
+    "byol",
+    "codes",
     "consistency",
     "cross_view_info_nce",
+    "dino",
     "elbo_ssl",
     "gaussian_kl",
     "gaussian_log_likelihood",
@@ -35,11 +39,13 @@ __all__ = [
     "info_nce",
     "info_nce_upper_bound",
     "matching_gap",
+    "moco",
     "multi_matching_gap",
     "nt_xent",
     "optimal_variance",
     "posterior_entropy",
     "reconstruction",
     "sinkhorn",
+    "swav",
     "vicreg",
 ]

@@ -3,18 +3,26 @@
 from sslbook.methods.joint_embedding import JointEmbedding
 from sslbook.methods.method import Batch, Method
 from sslbook.methods.pairwise import MatchingGap, SimCLR, VICReg
+from sslbook.methods.targets import BYOL, DINO, BarlowTwins, MoCo, SimSiam, Supervised, SwAV
 from sslbook.methods.variational import CRVAE, VAE, BetaVAE, LatentVariable, SimVAE
 
 __all__ = [
-    "CRVAE",
-    "VAE",
+    "BYOL",
+    "BarlowTwins",
     "Batch",
     "BetaVAE",
+    "CRVAE",
+    "DINO",
     "JointEmbedding",
     "LatentVariable",
     "MatchingGap",
     "Method",
+    "MoCo",
     "SimCLR",
+    "SimSiam",
     "SimVAE",
+    "Supervised",
+    "SwAV",
+    "VAE",
     "VICReg",
 ]

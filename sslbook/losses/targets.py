@@ -1,0 +1,114 @@
+"""Losses whose target is made by the method itself: by a slow twin, by a queue, by clusters.
+
+Rows belong to images: `p`, `query`, `student` and the first scores are what is trained. Targets are constants: no
+gradient passes through them. Half precision is computed in float32 whatever autocast says, float64 stays.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslbook.config import require, require_number
+from sslbook.tensors import floating, paired, promoted, unit
+
+
+def byol(p: Tensor, z: Tensor) -> Tensor:
+    """Mean over images of ‖p̂ − ẑ‖² = 2 − 2 cos(p, z), in [0, 4]; hats are directions.
+
+    Arguments: predictions `p` (N, D) of one view; targets `z` (N, D) of the other view, constants.
+
+    Source: Grill et al. 2020, Eq. 2; half of it, less 1, is Eq. 1 of SimSiam (Chen and He 2021). Raises `ValueError` if
+    the shapes differ.
+    """
+    p, z = paired(p, z, least=1)
+    return (unit(p) - unit(z.detach())).square().sum(1).mean()
+
+
+def moco(query: Tensor, key: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
+    """Cross-entropy of finding an image's own key among it and the keys of a queue; at least 0.
+
+        −log [exp(q·k/T) / (exp(q·k/T) + Σ_m exp(q·u_m/T))],
+
+    the mean over images, with q, k and u_m the directions of the arguments. If all are equal it is log(M + 1).
+
+    Arguments: `query` (N, D); `key` (N, D) and `queue` (M, D), constants; `temperature` T of at least 1e-30.
+
+    Source: He et al. 2020, Eq. 1. Raises `ValueError` for another temperature, or if the shapes do not match.
+    """
+    require_number("The temperature", temperature, least=1e-30)
+    query, key = paired(query, key, least=1)
+    floating("queue", queue)
+    require(
+        queue.ndim == 2 and queue.shape[1] == query.shape[1],
+        f"The queue has the shape {tuple(queue.shape)}; it must be (M, {query.shape[1]}), as the keys are.",
+    )
+    query, key, queue = unit(query), unit(key.detach()), unit(queue.detach().to(query.dtype))
+    with torch.autocast(query.device.type, enabled=False):
+        logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], dim=1) / temperature
+    return (logits.logsumexp(1) - logits[:, 0]).mean()
+
+
+def dino(
+    student: Tensor, teacher: Tensor, centre: Tensor, *, student_temperature=0.1, teacher_temperature=0.04
+) -> Tensor:
+    """Mean over images of the cross-entropy −Σ_k P_k log S_k, with S = softmax(student/T_s) and the target
+    P = softmax((teacher − centre)/T_t).
+
+    It is at least the mean entropy of P, which it reaches where S = P.
+
+    Arguments: `student` (N, K), the outputs for one view; `teacher` (N, K) for another, and `centre` (K,), constants;
+    temperatures of at least 1e-30.
+
+    Source: Caron et al. 2021, Eq. 1 and 2. Raises `ValueError` for other temperatures, or if the shapes do not match.
+    """
+    require_number("The student's temperature", student_temperature, least=1e-30)
+    require_number("The teacher's temperature", teacher_temperature, least=1e-30)
+    student, teacher = paired(student, teacher, least=1)
+    floating("centre", centre)
+    require(
+        centre.shape == student.shape[1:],
+        f"The centre has the shape {tuple(centre.shape)}; it must be ({student.shape[1]},), one for each output.",
+    )
+    target = ((teacher - centre) / teacher_temperature).softmax(1).detach()
+    return F.cross_entropy(student / student_temperature, target)
+
+
+def codes(scores: Tensor, *, epsilon: float, iterations: int = 3) -> Tensor:
+    """Assignments of images to prototypes, (N, K), rows of sum 1, that use all prototypes about equally; constants.
+
+    exp(scores/ε) is scaled in turn so that each column sums to N/K and each row to 1, `iterations` times, rows last. In
+    the limit this is N times the plan of optimal transport between uniform weights, with entropy ε.
+
+    Arguments: `scores` (N, K), similarities of images and prototypes; `epsilon` of at least 1e-30.
+
+    Source: Caron et al. 2020, Eq. 3 to 5. Raises `ValueError` for another ε, or fewer than one iteration.
+    """
+    require_number("epsilon", epsilon, least=1e-30)
+    require_number("iterations", iterations, least=1, whole=True)
+    floating("scores", scores)
+    require(
+        scores.ndim == 2 and scores.numel() > 0,
+        f"The scores have the shape {tuple(scores.shape)}; they must be (N, K), of images and prototypes.",
+    )
+    log = promoted(scores.detach()) / epsilon
+    for _ in range(iterations):
+        log = log - log.logsumexp(0, keepdim=True)
+        log = log - log.logsumexp(1, keepdim=True)
+    return log.exp()
+
+
+def swav(scores1: Tensor, scores2: Tensor, *, temperature: float = 0.1, epsilon: float = 0.05) -> Tensor:
+    """Each view predicts the other's `codes`: half the sum of the two mean cross-entropies; at least 0.
+
+    The prediction is softmax(scores/temperature). If all scores are equal it is log K.
+
+    Arguments: `scores1` and `scores2` (N, K), the cosines of the projections of both views with the K prototypes.
+
+    Source: Caron et al. 2020, Eq. 1 and 2, there without the half. Raises `ValueError` for a temperature or an ε below
+    1e-30, or if the shapes differ.
+    """
+    require_number("The temperature", temperature, least=1e-30)
+    scores1, scores2 = paired(scores1, scores2, least=1)
+    target1, target2 = codes(scores1, epsilon=epsilon), codes(scores2, epsilon=epsilon)
+    losses = (F.cross_entropy(scores1 / temperature, target2), F.cross_entropy(scores2 / temperature, target1))
+    return (losses[0] + losses[1]) / 2

@@ -1,0 +1,273 @@
+"""Methods whose target is made by the method itself: a slow twin, a queue, clusters; and supervised training.
+
+Each forward pass takes both views of a batch at once, so batch norm sees all 2N views. A slow twin has the moving
+average of the weights, and batch norm of its own.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslbook import losses
+from sslbook.config import Part, require
+from sslbook.data import Info
+from sslbook.methods.joint_embedding import Pairwise
+from sslbook.methods.method import Method
+from sslbook.models import Encoder, projector
+
+
+@dataclass(frozen=True)
+class BarlowTwins(Pairwise, slot="method"):
+    """Barlow Twins (Zbontar et al. 2021) with the weight of its paper, and `scale` times the loss.
+
+    The sum over coordinates is large: on CIFAR the scale 0.1 of solo-learn is usual.
+    """
+
+    scale: float = 0.1
+
+    def validate(self):
+        super().validate()
+        require(self.scale > 0, f"BarlowTwins.scale is {self.scale}; it must be positive.")
+
+    def pair_loss(self, z1, z2):
+        return self.scale * losses.barlow_twins(z1, z2)
+
+
+class Embedding(Method):
+    """An encoder and a projector, and what they make of both views in one forward pass."""
+
+    def __init__(self, encoder: Encoder, widths: tuple[int, ...]):
+        super().__init__()
+        self.encoder, self.projector = encoder, projector(encoder.dim, widths)
+
+    def encode(self, images):
+        return self.encoder(images)
+
+    def project(self, views: Tensor) -> Tensor:
+        """Projections (2N, D) of views (2, N, C, H, W)."""
+        return self.projector(self.encoder(views.flatten(0, 1)))
+
+
+class Twin(Embedding):
+    """An `Embedding` with a slow twin, whose weights follow by `momentum`."""
+
+    def __init__(self, encoder: Encoder, widths: tuple[int, ...], momentum: float, rising: bool):
+        super().__init__(encoder, widths)
+        self.twin = nn.Sequential(copy.deepcopy(encoder), copy.deepcopy(self.projector)).requires_grad_(False)
+        self.momentum, self.rising = momentum, rising
+
+    @torch.no_grad()
+    def targets(self, views: Tensor) -> Tensor:
+        """The twin's projections (2N, D) of views (2, N, C, H, W)."""
+        return self.twin(views.flatten(0, 1))
+
+    @torch.no_grad()
+    def after_step(self, progress):
+        """The twin's weights become m · theirs + (1 − m) · those of the encoder and projector.
+
+        If `rising`, 1 − m falls to 0 by half a cosine over training, as BYOL and DINO have it.
+        """
+        fall = (1 + math.cos(math.pi * progress)) / 2 if self.rising else 1.0
+        own = nn.Sequential(self.encoder, self.projector)
+        for slow, fast in zip(self.twin.parameters(), own.parameters(), strict=True):
+            slow.lerp_(fast, (1 - self.momentum) * fall)
+
+
+class Predicting(Twin):
+    """BYOL, or SimSiam where there is no twin: a predictor finds from one view the target of the other."""
+
+    def __init__(self, encoder, widths, predictor: tuple[int, ...], momentum: float | None):
+        Twin.__init__(self, encoder, widths, momentum or 0.0, rising=True)
+        if momentum is None:
+            del self.twin
+        dim = widths[-1] if widths else encoder.dim
+        self.predictor, self.has_twin = projector(dim, (*predictor, dim)), momentum is not None
+
+    def loss(self, batch):
+        z = self.project(batch.views)
+        p1, p2 = map(self.gather, self.predictor(z).chunk(2))
+        z1, z2 = map(self.gather, (self.targets(batch.views) if self.has_twin else z.detach()).chunk(2))
+        return (losses.byol(p1, z2) + losses.byol(p2, z1)) / 2, {}
+
+    def after_step(self, progress):
+        if self.has_twin:
+            super().after_step(progress)
+
+
+@dataclass(frozen=True)
+class _Targeted(Part):
+    """What these methods share: a projector of `widths`."""
+
+    widths: tuple[int, ...] = (128,)
+
+    def validate(self):
+        name = type(self).__name__
+        require(all(width >= 1 for width in self.widths), f"{name}.widths is {self.widths}; each must be at least 1.")
+        momentum = getattr(self, "momentum", 0.0)
+        require(0 <= momentum <= 1, f"{name}.momentum is {momentum}; it lies in 0 … 1.")
+        for field in ("temperature", "epsilon", "teacher_temperature"):
+            value = getattr(self, field, 1.0)
+            require(value > 0, f"{name}.{field} is {value}; it must be positive.")
+        for field in ("queue", "prototypes"):
+            value = getattr(self, field, 1)
+            require(value >= 1, f"{name}.{field} is {value}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class SimSiam(_Targeted, slot="method"):
+    """SimSiam (Chen and He 2021): `predictor` holds the widths of the hidden layers of its predictor.
+
+    The loss is that of `losses.byol`, twice the printed one plus 2.
+    """
+
+    predictor: tuple[int, ...] = (64,)
+
+    def build(self, encoder: Encoder, about: Info) -> Method:
+        """The method around `encoder`, with PyTorch's default initialisation."""
+        return Predicting(encoder, self.widths, self.predictor, None)
+
+
+@dataclass(frozen=True)
+class BYOL(_Targeted, slot="method"):
+    """BYOL (Grill et al. 2020): as SimSiam, with the projections of a slow twin as targets.
+
+    `momentum` is that of the first step. The paper has 0.996 for a thousand epochs; 0.99 is usual on CIFAR.
+    """
+
+    predictor: tuple[int, ...] = (64,)
+    momentum: float = 0.99
+
+    def build(self, encoder: Encoder, about: Info) -> Method:
+        """The method around `encoder`, with PyTorch's default initialisation."""
+        return Predicting(encoder, self.widths, self.predictor, self.momentum)
+
+
+class Queueing(Twin):
+    """MoCo: both views look for the twin's projection of the other among those of earlier batches."""
+
+    def __init__(self, encoder, widths, momentum: float, queue: int, temperature: float):
+        super().__init__(encoder, widths, momentum, rising=False)
+        self.temperature = temperature
+        self.register_buffer("queue", torch.randn(queue, widths[-1] if widths else encoder.dim))
+
+    def loss(self, batch):
+        q1, q2 = map(self.gather, self.project(batch.views).chunk(2))
+        k1, k2 = map(self.gather, self.targets(batch.views).chunk(2))
+        queue = self.queue.clone()
+        loss = sum(losses.moco(q, k, queue, temperature=self.temperature) for q, k in ((q1, k2), (q2, k1))) / 2
+        with torch.no_grad():
+            self.queue.copy_(torch.cat([k1.to(queue.dtype), queue])[: len(queue)])
+        return loss, {}
+
+
+@dataclass(frozen=True)
+class MoCo(_Targeted, slot="method"):
+    """MoCo (He et al. 2020), symmetric in the views, with a `queue` of so many keys of a slow twin.
+
+    A queue of random directions is replaced batch by batch. The paper shuffles batch norm over GPUs; here the twin has
+    batch norm of its own over both views.
+    """
+
+    momentum: float = 0.99
+    queue: int = 4096
+    temperature: float = 0.2
+
+    def build(self, encoder: Encoder, about: Info) -> Method:
+        """The method around `encoder`, with PyTorch's default initialisation."""
+        return Queueing(encoder, self.widths, self.momentum, self.queue, self.temperature)
+
+
+class Clustering(Embedding):
+    """SwAV: each view predicts the prototypes to which the other is assigned."""
+
+    def __init__(self, encoder, widths, prototypes: int, temperature: float, epsilon: float):
+        super().__init__(encoder, widths)
+        self.prototypes = nn.Linear(widths[-1] if widths else encoder.dim, prototypes, bias=False)
+        self.temperatures = {"temperature": temperature, "epsilon": epsilon}
+
+    def loss(self, batch):
+        directions = F.normalize(self.gather(self.project(batch.views).unflatten(0, (2, -1)).transpose(0, 1)), dim=-1)
+        scores = directions @ F.normalize(self.prototypes.weight, dim=1).T
+        return losses.swav(*scores.unbind(1), **self.temperatures), {}
+
+
+@dataclass(frozen=True)
+class SwAV(_Targeted, slot="method"):
+    """SwAV (Caron et al. 2020) with two views and so many `prototypes`, assigned within the batch.
+
+    The paper has 3,000 prototypes, more than two views, and a queue where batches are small.
+    """
+
+    prototypes: int = 128
+    temperature: float = 0.1
+    epsilon: float = 0.05
+
+    def build(self, encoder: Encoder, about: Info) -> Method:
+        """The method around `encoder`, with PyTorch's default initialisation."""
+        return Clustering(encoder, self.widths, self.prototypes, self.temperature, self.epsilon)
+
+
+class Distilling(Twin):
+    """DINO: the student's distribution over outputs for one view follows the slow twin's for the other."""
+
+    def __init__(self, encoder, widths, prototypes: int, momentum: float, temperatures: tuple[float, float]):
+        super().__init__(encoder, (*widths, prototypes), momentum, rising=True)
+        self.temperatures = dict(zip(("student_temperature", "teacher_temperature"), temperatures, strict=True))
+        self.register_buffer("centre", torch.zeros(prototypes))
+
+    def loss(self, batch):
+        s1, s2 = map(self.gather, self.project(batch.views).chunk(2))
+        t1, t2 = map(self.gather, self.targets(batch.views).chunk(2))
+        centre = self.centre.clone()
+        loss = sum(losses.dino(s, t, centre, **self.temperatures) for s, t in ((s1, t2), (s2, t1))) / 2
+        with torch.no_grad():
+            self.centre.lerp_(torch.cat([t1, t2]).to(centre.dtype).mean(0), 0.1)
+        return loss, {}
+
+
+@dataclass(frozen=True)
+class DINO(_Targeted, slot="method"):
+    """DINO (Caron et al. 2021) with two views and so many `prototypes`, the outputs of student and twin.
+
+    The twin's outputs are centred by their moving average, of momentum 0.9. Its paper has 65,536 outputs of unit
+    weights, and many small views.
+    """
+
+    prototypes: int = 128
+    momentum: float = 0.99
+    temperature: float = 0.1
+    teacher_temperature: float = 0.04
+
+    def build(self, encoder: Encoder, about: Info) -> Method:
+        """The method around `encoder`, with PyTorch's default initialisation."""
+        temperatures = (self.temperature, self.teacher_temperature)
+        return Distilling(encoder, self.widths, self.prototypes, self.momentum, temperatures)
+
+
+class Classifying(Method):
+    """A linear classifier on top of the encoder."""
+
+    def __init__(self, encoder: Encoder, classes: int):
+        super().__init__()
+        self.encoder, self.classifier = encoder, nn.Linear(encoder.dim, classes)
+
+    def loss(self, batch):
+        scores = self.classifier(self.encoder(batch.views.flatten(0, 1))).float().unflatten(0, (2, -1))
+        rows = [F.cross_entropy(view, batch.labels, reduction="none") for view in scores]
+        return self.gather(torch.stack(rows, dim=1)).mean(), {}
+
+    def encode(self, images):
+        return self.encoder(images)
+
+
+@dataclass(frozen=True)
+class Supervised(Part, slot="method"):
+    """Cross-entropy of the fine classes on both views: what labels give, beside what is learnt without them."""
+
+    def build(self, encoder: Encoder, about: Info) -> Method:
+        """The method around `encoder`, with PyTorch's default initialisation."""
+        return Classifying(encoder, about.classes)

@@ -1,0 +1,241 @@
+"""Laws of the losses and methods whose target is made by the method itself."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sslbook import files, losses, training
+from sslbook.config import Config
+from sslbook.data import Data, Info, load_train
+from sslbook.methods import BYOL, DINO, BarlowTwins, Batch, MoCo, SimSiam, Supervised, SwAV
+from sslbook.models import MLP
+from sslbook.optim import SGD
+from sslbook.processes import world
+from sslbook.views import policy
+from tests.test_distributed import together
+from tests.test_training import weights
+
+ABOUT = Info((1, 4, 6), 10, 10, {})
+# Without batch norm, which sees the share of a process alone: one linear layer each.
+PARTS = {
+    "BYOL": BYOL(widths=(5,), predictor=()),
+    "SimSiam": SimSiam(widths=(5,), predictor=()),
+    "MoCo": MoCo(widths=(5,), queue=24),
+    "SwAV": SwAV(widths=(5,), prototypes=6),
+    "DINO": DINO(widths=(), prototypes=6),
+    "BarlowTwins": BarlowTwins(widths=(5,)),
+    "Supervised": Supervised(),
+}
+each_method = pytest.mark.parametrize("name", PARTS)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def cosine(a, b):
+    return (a @ b / a.norm() / b.norm()).item()
+
+
+def test_byol_is_two_less_twice_the_cosine():
+    p, z = normal(2, 7, 4)
+    expected = sum(2 - 2 * cosine(a, b) for a, b in zip(p, z, strict=True)) / 7
+    assert losses.byol(p, z).item() == pytest.approx(expected, rel=1e-12)
+    assert losses.byol(p, 3 * p).item() == pytest.approx(0, abs=1e-12)
+    assert losses.byol(p, -p).item() == pytest.approx(4, rel=1e-12)
+
+
+def test_moco_is_its_double_loop_and_ends_at_the_logarithm_of_the_choices():
+    q, k = normal(2, 5, 4)
+    queue, T = normal(9, 4, seed=1), 0.3
+    total = 0.0
+    for i in range(5):
+        own = math.exp(cosine(q[i], k[i]) / T)
+        total -= math.log(own / (own + sum(math.exp(cosine(q[i], u) / T) for u in queue))) / 5
+    assert losses.moco(q, k, queue, temperature=T).item() == pytest.approx(total, rel=1e-12)
+    same = torch.ones(5, 4)
+    assert losses.moco(same, same, torch.ones(9, 4), temperature=T).item() == pytest.approx(math.log(10), rel=1e-6)
+
+
+def test_moco_with_the_other_images_as_queue_is_the_cross_view_loss_of_one_side():
+    x, y = normal(2, 6, 4)
+    rows = [losses.moco(x[i : i + 1], y[i : i + 1], torch.cat([y[:i], y[i + 1 :]]), temperature=0.5) for i in range(6)]
+    one = torch.stack(rows).mean()
+    rows = [losses.moco(y[i : i + 1], x[i : i + 1], torch.cat([x[:i], x[i + 1 :]]), temperature=0.5) for i in range(6)]
+    both = (one + torch.stack(rows).mean()) / 2
+    cross = losses.cross_view_info_nce(x, y, temperature=0.5)
+    assert any(cross.item() == pytest.approx(v.item(), rel=1e-9) for v in (one, both))
+
+
+def test_dino_is_at_least_the_entropy_of_its_target():
+    t, centre = normal(8, 5), normal(5, seed=1)
+    target = ((t - centre) / 0.5).softmax(1)
+    entropy = -(target * target.log()).sum(1).mean().item()
+    own = losses.dino(0.1 * (t - centre) / 0.5, t, centre, student_temperature=0.1, teacher_temperature=0.5)
+    assert own.item() == pytest.approx(entropy, rel=1e-9)
+    for seed in range(5):
+        other = losses.dino(normal(8, 5, seed=seed), t, centre, teacher_temperature=0.5)
+        assert other.item() > entropy
+
+
+def test_codes_use_all_prototypes_alike_and_are_the_plan_of_optimal_transport():
+    scores = normal(12, 4).tanh()
+    q = losses.codes(scores, epsilon=0.3, iterations=300)
+    torch.testing.assert_close(q.sum(1), torch.ones(12).double())
+    torch.testing.assert_close(q.sum(0), torch.full((4,), 3.0).double(), rtol=0, atol=1e-6)
+    log = q.log() - scores / 0.3  # a plan with entropy is exp(scores/ε) but for factors of rows and columns
+    residual = log - log.mean(0) - log.mean(1, keepdim=True) + log.mean()
+    assert residual.abs().max() < 1e-9
+
+
+def test_swav_is_the_swapped_cross_entropy_and_log_k_where_nothing_differs():
+    s1, s2 = normal(2, 9, 4).tanh()
+    q1, q2 = (losses.codes(s, epsilon=0.05) for s in (s1, s2))
+    terms = [-(q * (s / 0.2).log_softmax(1)).sum(1).mean() for q, s in ((q2, s1), (q1, s2))]
+    expected = (sum(terms) / 2).item()
+    assert losses.swav(s1, s2, temperature=0.2).item() == pytest.approx(expected, rel=1e-12)
+    flat = torch.zeros(9, 4)
+    assert losses.swav(flat, flat).item() == pytest.approx(math.log(4), rel=1e-6)
+
+
+def test_the_losses_agree_with_lightly():
+    lightly = pytest.importorskip("lightly.loss")
+    p, z = normal(2, 8, 6).float()
+    half = lightly.NegativeCosineSimilarity()(p, z).item()
+    assert losses.byol(p, z).item() == pytest.approx(2 + 2 * half, rel=1e-5)
+    scores = F.normalize(normal(2, 16, 5), dim=-1).float()
+    theirs = lightly.SwaVLoss(temperature=0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05)(list(scores), [])
+    assert losses.swav(*scores).item() == pytest.approx(theirs.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["byol", "moco", "dino", "swav"])
+def test_no_gradient_passes_through_a_target(name):
+    a, b = (normal(6, 5, seed=seed).tanh().requires_grad_() for seed in range(2))
+    calls = {
+        "byol": lambda: losses.byol(a, b),
+        "moco": lambda: losses.moco(a, b, normal(7, 5), temperature=0.2),
+        "dino": lambda: losses.dino(a, b, normal(5)),
+        "swav": lambda: losses.swav(a, b),
+    }
+    calls[name]().backward()
+    assert a.grad.abs().sum() > 0
+    if name == "swav":  # both sides are trained, each towards the codes of the other
+        expected = torch.autograd.grad(F.cross_entropy(a / 0.1, losses.codes(b, epsilon=0.05)) / 2, a)[0]
+        torch.testing.assert_close(a.grad, expected)
+    else:
+        assert b.grad is None
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: losses.byol(normal(3, 2), normal(4, 2)), r"\(3, 2\).*\(4, 2\)"),
+        (
+            lambda: losses.moco(normal(3, 2), normal(3, 2), normal(5, 4), temperature=0.1),
+            r"queue has the shape \(5, 4\)",
+        ),
+        (lambda: losses.moco(normal(3, 2), normal(3, 2), normal(5, 2), temperature=0), "temperature is 0"),
+        (lambda: losses.dino(normal(3, 2), normal(3, 2), normal(3)), r"centre has the shape \(3,\)"),
+        (lambda: losses.swav(normal(3, 2), normal(3, 2), epsilon=-1.0), "epsilon is -1.0"),
+        (lambda: losses.codes(normal(3), epsilon=0.1), r"scores have the shape \(3,\)"),
+        (lambda: MoCo(queue=0), "MoCo.queue is 0; it must be at least 1"),
+        (lambda: BYOL(momentum=1.5), "BYOL.momentum is 1.5; it lies in 0 … 1"),
+        (lambda: SwAV(temperature=-1.0), "SwAV.temperature is -1.0; it must be positive"),
+        (lambda: DINO(prototypes=0), "DINO.prototypes is 0"),
+        (lambda: BarlowTwins(scale=0.0), "BarlowTwins.scale is 0.0"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+def build(name):
+    torch.manual_seed(0)
+    return PARTS[name].build(MLP(5, (9,)).build(ABOUT, torch.full((1,), 0.3), torch.full((1,), 0.4)), ABOUT)
+
+
+def batch(seed=0, n=8):
+    views = torch.rand(2, n, *ABOUT.shape, generator=torch.Generator().manual_seed(seed))
+    return Batch(views, torch.arange(n) % 10, (), torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("name", ["BYOL", "MoCo", "DINO"])
+def test_the_twin_follows_and_is_not_trained(name):
+    method = build(name)
+    start = [p.clone() for p in method.twin.parameters()]
+    method.loss(batch())[0].backward()
+    assert all(p.grad is None for p in method.twin.parameters())
+    with torch.no_grad():
+        for p in method.encoder.parameters():
+            p.add_(1.0)
+    method.after_step(0.25)
+    share = 0.01 * ((1 + math.cos(math.pi / 4)) / 2 if name != "MoCo" else 1)
+    moved = [(p - before).mean().item() for p, before in zip(method.twin[0].parameters(), start, strict=False)]
+    assert moved == pytest.approx([share] * len(moved), rel=1e-3)
+
+
+def test_the_queue_holds_the_newest_keys_first():
+    method = build("MoCo")
+    old = method.queue.clone()
+    method.loss(batch())
+    with torch.no_grad():
+        newest = method.targets(batch().views)[:8]
+    torch.testing.assert_close(method.queue[:8], newest)
+    assert torch.equal(method.queue[8:], old[:-8])
+
+
+@each_method
+def test_a_step_lowers_the_loss(name):
+    method = build(name)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    state = {key: value.clone() for key, value in method.state_dict().items()}
+    first = method.loss(batch())[0]
+    first.backward()
+    trained = {key: value.clone() for key, value in method.state_dict().items()}
+    optimizer.step()
+    for key in ("queue", "centre"):
+        if key in state:
+            getattr(method, key).copy_(state[key])
+    assert method.loss(batch())[0] < first and trained.keys() == state.keys()
+
+
+def small(name) -> Config:
+    """Three epochs on `shapes`; a batch of 33 images leaves two processes shares of unequal size."""
+    parts = {"views": policy("moderate"), "encoder": MLP(5, (16,)), "method": PARTS[name]}
+    optim = SGD(learning_rate=0.02)
+    return Config(data=Data("shapes", 99), epochs=3, batch_size=33, seed=3, snapshots=1, optim=optim, **parts)
+
+
+@each_method
+def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path):
+    config, history = small(name), None
+    images = load_train(config.data)
+    expected, *_ = training.train(config, images, tmp_path / "whole")
+    while history is None:
+        try:
+            history, *_ = training.train(config, images, tmp_path / "parts", time_limit=0)
+        except training.TimeLimit:
+            continue
+    whole, parts = (weights(files.snapshot_path(tmp_path / kind, 3)) for kind in ("whole", "parts"))
+    assert history == expected and whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def train_each(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sslbook.hardware.uses_bfloat16", lambda device: False)
+        for name in PARTS:
+            config = small(name)
+            training.train(config, load_train(config.data), folder / f"{name}-{world().size}")
+
+
+def test_two_processes_train_as_one(tmp_path):
+    together(train_each, tmp_path)
+    train_each(tmp_path)
+    for name in PARTS:
+        alone, shared = (weights(files.snapshot_path(tmp_path / f"{name}-{size}", 3)) for size in "12")
+        for key, value in alone.items():
+            torch.testing.assert_close(shared[key], value, rtol=1e-3, atol=1e-5, msg=f"{name} {key}")
