@@ -227,7 +227,8 @@ def test_two_nn_agrees_with_a_plain_regression_and_ignores_units_rotation_and_sh
     moved = 1e-3 * x @ orthonormal(20, 20) + 2
     assert metrics.two_nn(moved) == pytest.approx(slope, rel=1e-6)
     assert metrics.two_nn(moved.float()) == pytest.approx(slope, rel=1e-2)
-    assert metrics.two_nn(torch.cat([x, x[:1], x[:1]])) == pytest.approx(slope, rel=0.01)
+    # More copies than are discarded; they double the neighbours of some others, too.
+    assert metrics.two_nn(torch.cat([x, x[:200]])) == pytest.approx(slope, rel=0.3)
 
 
 def test_two_nn_has_the_value_of_scikit_dimension():

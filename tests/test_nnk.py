@@ -183,12 +183,16 @@ def test_leave_one_out_is_asking_each_feature_about_all_others():
         assert one.error.item() == pytest.approx(found.error[i].item())
 
 
-def test_of_copies_the_first_counts_and_a_copy_of_the_query_takes_all():
-    queries, candidates = relu(20, seed=5), relu(60)
+def test_of_copies_the_first_counts_and_a_copy_of_the_query_takes_all(fallbacks):
+    queries, candidates = relu(20, 100, seed=5), relu(60, 100)
     once = metrics.nnk(queries, candidates, k=60)
     twice = metrics.nnk(queries, torch.cat([candidates, 3 * candidates]), k=120)
     assert [{j % 60 for j in chosen} for chosen in selected(twice)] == selected(once)
     assert (metrics.neighbor_count(twice) == metrics.neighbor_count(once)).all()
+    place = twice.indices.argsort(dim=1)
+    copies = place.roll(60, 1)  # where the other copy of candidate j stands
+    assert all((place[i, list(c)] < copies[i, list(c)]).all() for i, c in enumerate(selected(twice)))
+    assert not fallbacks  # copies do not make the problem singular
     itself = metrics.nnk(candidates, torch.cat([candidates, 2 * candidates]), k=20)
     assert (metrics.neighbor_count(itself) == 1).all() and itself.error.max() < 1e-14
     assert (

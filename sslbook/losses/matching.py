@@ -66,8 +66,10 @@ def matching_gap(
 
     For "cosine" it is at most ε times either direction of `cross_view_info_nce` at temperature ε. It does not decrease
     in ε, and is ε log N if all outputs are equal. ε = 0 compares with the best assignment, found on the CPU: then
-    collapse costs 0. The value comes from the dual, the gradient from Danskin's theorem, of first order and right to
-    `tol`, which `sinkhorn` explains. NaN gives NaN.
+    collapse costs 0. NaN gives NaN.
+
+    Value: the dual objective. Gradient: J − P, by Danskin's theorem, as accurate as the plan (`tol`, see `sinkhorn`).
+    There are no second derivatives.
 
     Source: "Self-Supervised Learning with the Matching Gap" (2023), reconstructed from its abstract and reviews.
     Raises `ValueError` if ε < 0, the cost is unknown or the shapes differ.

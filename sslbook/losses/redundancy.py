@@ -6,8 +6,8 @@ stays. For N < D the energy off the diagonal of M = AᵀB, (D, D), comes from (N
     Σ_{d ≠ e} M_de² = ⟨AAᵀ, BBᵀ⟩ − Σ_d M_dd².
 
 In float32 the difference is right to 2e-6 of the larger of itself and Σ_d M_dd². With A = B and equal variances nothing
-cancels: M has rank N − 1 at most, so its energy is at least D/(N − 1) times that of its diagonal. Only where fewer than
-N uncorrelated coordinates hold all the variance does a small rest have a large relative error.
+cancels: M has rank N − 1 at most, so its energy is at least D/(N − 1) times that of its diagonal. The relative error
+is large only if the covariance is nearly diagonal and fewer than N coordinates vary.
 """
 
 import torch

@@ -33,7 +33,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 def negative_similarities(z1: Tensor, z2: Tensor) -> Tensor:
     """s_il = ⟨f_i^(1), f_l⟩ for the 2(N − 1) views l of the other images, (N, 2(N − 1))."""
     f1, f2, n = F.normalize(z1), F.normalize(z2), len(z1)
-    # Without its last element and read n + 1 to the line, a square matrix has its diagonal in the first column.
+    # Drops the diagonal: without the last entry and reshaped to (n − 1, n + 1), it is column 0.
     blocks = [(f1 @ f.T).flatten()[:-1].view(n - 1, n + 1)[:, 1:].reshape(n, n - 1) for f in (f1, f2)]
     return torch.cat(blocks, dim=1)
 
