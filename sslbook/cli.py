@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 
 import filelock
 import torch
@@ -91,27 +92,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _planned(options) -> list[tuple[Paper, Planned]]:
+def _planned(options) -> list[tuple[Paper, list[Planned]]]:
     chosen = [papers.paper(name) for name in ([options.paper] if options.paper else papers.names())]
     chosen = [paper for paper in chosen if options.figure in paper.plans] or chosen[:1]  # none has it: its plan says so
-    return [
-        (paper, planned)
-        for paper in chosen
-        for planned in paper.plan(options.figure, options.profile, options.dataset, options.seeds)
-    ]
+    return [(paper, paper.plan(options.figure, options.profile, options.dataset, options.seeds)) for paper in chosen]
 
 
 def _run(options) -> int:
-    figure = _planned(options)
+    figure, started = _planned(options), time.monotonic()
     # The figure as a whole: a batch asks for its runs one by one.
-    papers.require_affordable([planned.config for _, planned in figure], options.device)
-    chosen = [(paper, planned) for paper, planned in figure if options.id in (None, planned.config.id)]
-    require(bool(chosen), f"No run of these options has the identity {options.id}; `sslbook list` shows them.")
-    by_paper: dict[str, tuple[Paper, list[Planned]]] = {}
+    papers.require_affordable([config for _, planned in figure for config, _ in planned], options.device)
+    chosen = [(paper, [p for p in planned if options.id in (None, p.config.id)]) for paper, planned in figure]
+    require(
+        any(planned for _, planned in chosen),
+        f"No run of these options has the identity {options.id}; `sslbook list` shows them.",
+    )
     for paper, planned in chosen:
-        by_paper.setdefault(paper.name, (paper, []))[1].append(planned)
-    for paper, planned in by_paper.values():
-        for run, labels in paper.obtain(planned, device=options.device, time_limit=options.time_limit):
+        left = options.time_limit and options.time_limit - (time.monotonic() - started)
+        for run, labels in paper.obtain(planned, device=options.device, time_limit=left):
             if world().rank > 0:
                 continue
             paper.arrays(run, options.device)
@@ -122,7 +120,7 @@ def _run(options) -> int:
 
 def _list(options) -> int:
     left = 0.0
-    for _, (config, labels) in _planned(options):
+    for config, labels in (each for _, planned in _planned(options) for each in planned):
         run = runs.find(config)
         if run is not None and options.missing:
             continue

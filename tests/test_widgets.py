@@ -198,11 +198,12 @@ def test_matching_gap_lies_between_that_of_the_best_assignment_and_infonce(log_e
     explorer = widgets.Matching(log_epsilon=log_epsilon, spread=spread, **dict(zip(names, turns, strict=True)))
     exact = explorer.exact
     assert -1e-9 <= exact["exact"] <= exact["gap"] + 2e-4 and exact["gap"] <= exact["info_nce"] + 2e-4
-    plan = explorer.plan()
-    log = plan.diagonal().mul(6).log().mean()
-    off = max(float((6 * plan.sum(axis) - 1).abs().max()) for axis in (0, 1))
-    # Where Sinkhorn stops at its last iteration, with a warning, the two are as near as the plan is to a plan.
-    assert exact["gap"] == pytest.approx(-exact["epsilon"] * float(log), abs=1e-6 if off < 1e-3 else off)
+    diagonal = explorer.plan().diagonal()
+    by_plan = -exact["epsilon"] * float(diagonal.mul(6).log().mean())
+    if diagonal.min() > math.exp(-79.9):
+        assert exact["gap"] == pytest.approx(by_plan, abs=1e-6)
+    else:  # entries below exp(−80) are kept at it, so that the plan shows less than the dual knows
+        assert exact["gap"] >= by_plan - 1e-6
 
 
 def test_matching_at_collapse_and_where_the_views_coincide():

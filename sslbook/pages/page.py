@@ -22,7 +22,7 @@ class Page:
         papers.check(profile, dataset, seeds, device)
         self.paper, self.profile = papers.paper(paper), profile
         self.options = {"profile": profile, "dataset": dataset, "seeds": seeds, "device": device}
-        self.judged: dict[str, Verdict] = {}
+        self.figure, self.judged = figure, {}
         self.planned = [] if figure is None else self.paper.plan(figure, profile, dataset, seeds)
         self.found = list(self.paper.obtain(self.planned, device=device))
         if self.found:
@@ -48,9 +48,15 @@ class Page:
         """The kept epochs, from 0."""
         return sorted(self.frame.epoch.unique().tolist())
 
+    @functools.cached_property
+    def moments(self) -> dict[str, int]:
+        """The kept epochs at the "start", the "half" and the "end" of training."""
+        half = min(self.epochs, key=lambda epoch: abs(epoch - self.epochs[-1] / 2))
+        return {"start": self.epochs[0], "half": half, "end": self.epochs[-1]}
+
     def at(self, when: str = "end") -> pd.DataFrame:
-        """The rows of the frame at the "start" or the "end" of training."""
-        return self.frame[self.frame.epoch == self.epochs[{"start": 0, "end": -1}[when]]]
+        """The rows of the frame at one of the `moments`."""
+        return self.frame[self.frame.epoch == self.moments[when]]
 
     def mean(self, name: str, when: str = "end", **where) -> float:
         """The mean over seeds of a column at "start", "half" or "end", of the runs with these labels."""
@@ -64,8 +70,7 @@ class Page:
     def difference(self, name: str, first: dict, second: dict, digits: int = 3) -> str:
         """The mean over seeds of the difference of a column at the end between runs with the labels `first` and those
         with `second`, paired by seed, with its 95 % interval, in words for the text."""
-        paired = (ledger.value(self.frame, name, **labels) for labels in (first, second))
-        a, b = paired
+        a, b = (ledger.value(self.frame, name, **labels) for labels in (first, second))
         return interval(a - b, digits)
 
     def table(self, columns: dict[str, str], by: list[str], digits: int = 3) -> pd.DataFrame:
@@ -112,7 +117,8 @@ class Page:
     def verdicts(self, *ids: str):
         """Judge claims by their runs, and return the table of their tests as a page shows it."""
         options = {name: self.options[name] for name in ("dataset", "seeds")}
-        found = self.paper.verdicts(self.profile, *ids, **options)
+        known = {self.figure: (self.found, self.frame)} if self.found else {}
+        found = self.paper.verdicts(self.profile, *ids, **options, known=known)
         self.judged |= {verdict.claim.id: verdict for verdict in found}
         note(result="; ".join(f"{id} {verdict.status}" for id, verdict in self.judged.items()))
         return styled(found)
@@ -140,16 +146,9 @@ class Page:
         """The verdict on a claim that the page judges, as a sentence has it: "partly reproduced" for "partly"."""
         return self.status(id).replace(ledger.PARTLY, "partly reproduced")
 
-    @functools.cached_property
-    def moments(self) -> dict[str, int]:
-        """The kept epochs at the "start", the "half" and the "end" of training."""
-        half = min(self.epochs, key=lambda epoch: abs(epoch - self.epochs[-1] / 2))
-        return {"start": self.epochs[0], "half": half, "end": self.epochs[-1]}
-
     def means(self, by: str, when: str = "end") -> pd.DataFrame:
         """The mean of every column of the frame at one of the `moments`: a row for each value of the label `by`."""
-        now = self.frame[self.frame.epoch == self.moments[when]]
-        return now.groupby(by, sort=False).mean(numeric_only=True)
+        return self.at(when).groupby(by, sort=False).mean(numeric_only=True)
 
     def trend(self, name: str, by: str) -> str:
         """How the means of a column at the end go from value to value of the label `by`: rises, falls or varies."""

@@ -164,28 +164,29 @@ class Paper:
         complete = {run.config.id for run, _ in found} == declared
         return ledger.judge(claim, self.frame(found) if complete and frame is None else frame, complete)
 
-    def verdicts(self, profile: str = "laptop", *ids: str, dataset: str | None = None, seeds=None) -> list[Verdict]:
+    def verdicts(
+        self, profile: str = "laptop", *ids: str, dataset: str | None = None, seeds=None, known: dict | None = None
+    ) -> list[Verdict]:
         """The verdicts on the claims `ids` (all by default) from the finished runs of `profile`; nothing is trained.
 
-        Runs on another `dataset` or of other `seeds` than the declared ones decide nothing.
+        Runs on another `dataset` or of other `seeds` than the declared ones decide nothing. `known` spares reading
+        again: by figure, its finished runs and their frame.
         """
-        chosen = [self.claim(id) for id in ids] or list(self.claims)
-        evidence: dict[str, tuple] = {}
-        for figure in dict.fromkeys(c.evidence.figure for c in chosen if isinstance(c.evidence, FromRuns)):
-            found = self.find(self.plan(figure, profile, dataset, seeds))
-            evidence[figure] = found, self.frame(found) if found else None
-        return [self.judge(c, *_behind(c, evidence, profile)) for c in chosen]
+        known, judged = dict(known or {}), []
+        for claim in [self.claim(id) for id in ids] or self.claims:
+            figure = getattr(claim.evidence, "figure", None)
+            if figure is not None and figure not in known:
+                found = self.find(self.plan(figure, profile, dataset, seeds))
+                known[figure] = found, self.frame(found)
+            found, frame = known.get(figure, ([], None))
+            judged.append(self.judge(claim, found, profile, frame))
+        return judged
 
 
 def _compact(value) -> Tensor:
     """As records keep it: pictures as bytes, all else in float32."""
     value = torch.as_tensor(value)
     return value if value.dtype == torch.uint8 else value.float()
-
-
-def _behind(claim: Claim, evidence: dict, profile: str) -> tuple:
-    found, frame = evidence.get(getattr(claim.evidence, "figure", None), ([], None))
-    return found, profile, frame
 
 
 def _with_dataset(config: Config, name: str | None) -> Config:
