@@ -1,4 +1,4 @@
-"""What a run writes: files that are whole or absent, weights, and checkpoints to go on from."""
+"""Paths as users write them, files that are whole or absent, and what a run writes: weights and checkpoints."""
 
 import contextlib
 import hashlib
@@ -8,8 +8,29 @@ import warnings
 from pathlib import Path
 
 import safetensors.torch
+from torch.nn import Module
 
-from sslbook.methods import Method
+_ABOVE = Path(__file__).resolve().parents[1]
+CHECKOUT = _ABOVE if (_ABOVE / "_toc.yml").is_file() else None
+"""The checkout that this library is part of; None where it was installed without one."""
+
+
+def absolute(path) -> Path:
+    """A path of the command line or the environment: `~` is a home, a relative one starts at the working directory."""
+    return Path(os.path.expanduser(path)).absolute()
+
+
+def _keep_folders() -> None:
+    """Make the variables that name folders absolute: what is started from here, as a notebook's kernel, may start in
+    another folder, and papermill itself changes it."""
+    if CHECKOUT is None:
+        os.environ.setdefault("SSLBOOK_RUNS", "runs")
+    for name in {"SSLBOOK_RUNS", "SSLBOOK_DATA", "SSLBOOK_PAPERS"} & set(os.environ):
+        folders = os.environ[name].split(os.pathsep if name == "SSLBOOK_PAPERS" else "\0")
+        os.environ[name] = os.pathsep.join(str(absolute(folder)) for folder in folders if folder)
+
+
+_keep_folders()
 
 
 def snapshot_path(directory: Path, epoch: int) -> Path:
@@ -17,7 +38,7 @@ def snapshot_path(directory: Path, epoch: int) -> Path:
     return directory / "snapshots" / f"{epoch:05d}.safetensors"
 
 
-def save_weights(path: Path, method: Method) -> None:
+def save_weights(path: Path, method: Module) -> None:
     """Write all state of `method` as safetensors, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, safetensors.torch.save({k: v.cpu().contiguous() for k, v in method.state_dict().items()}))
@@ -38,7 +59,7 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def save_checkpoint(directory: Path, method: Method, optimizer, history: list[dict], seconds: float) -> None:
+def save_checkpoint(directory: Path, method: Module, optimizer, history: list[dict], seconds: float) -> None:
     """Everything needed to go on, in one safetensors file with its SHA-256 behind; the two newest are kept."""
     tensors = {f"method.{name}": value.cpu().contiguous() for name, value in method.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -55,7 +76,7 @@ def checkpoints(directory: Path) -> list[Path]:
     return sorted(directory.glob("checkpoint-*.safetensors"), reverse=True)
 
 
-def resume(directory: Path, method: Method, optimizer) -> tuple[list[dict], float]:
+def resume(directory: Path, method: Module, optimizer) -> tuple[list[dict], float]:
     """Load the newest intact checkpoint; the history so far and the seconds spent on it."""
     for path in checkpoints(directory):
         content = path.read_bytes()

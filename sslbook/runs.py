@@ -1,7 +1,7 @@
 """Runs are values: one directory for each configuration, found again by its identity, trained when it is missing.
 
-A run lives in `runs/<id>` (`SSLBOOK_RUNS` names another folder), a shipped record, without weights, in
-`book/records/<id>`. Locks need a local file system; the system frees them when their holder dies.
+A run lives in `runs/<id>` (see `folder`), a shipped record, without weights, in `book/records/<id>`. Locks need a
+local file system; the system frees them when their holder dies.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from sslbook.config import Config, require
 from sslbook.methods import Method
 from sslbook.processes import world
 
-_CHECKOUT = Path(__file__).resolve().parents[1]
-RECORDS = _CHECKOUT / "book" / "records"
+RECORDS = Path(__file__).with_name("records").resolve()
+"""The shipped records: `book/records` in a checkout, part of the package where it was installed without one."""
 
 
 def folder() -> Path:
-    """Where runs are kept: `SSLBOOK_RUNS`, else `runs` in the checkout."""
-    return Path(os.environ.get("SSLBOOK_RUNS") or _CHECKOUT / "runs")
+    """Where runs are kept: `SSLBOOK_RUNS`, else `runs` in the checkout, without one in the working directory."""
+    return files.absolute(os.environ.get("SSLBOOK_RUNS") or (files.CHECKOUT or Path()) / "runs")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,15 @@ class Run:
         return arrays
 
     def ship(self) -> Path:
-        """Copy the run without its weights to `book/records`; returns the record's folder."""
+        """Copy the run without its weights to `book/records`; returns the record's folder.
+
+        Raises `ValueError` outside a checkout.
+        """
+        require(
+            files.CHECKOUT is not None,
+            f"Records belong to a checkout of the book, and this sslbook was installed without one; {self.path} stays "
+            f"as it is.",
+        )
         target = RECORDS / self.config.id
         if target == self.path:
             return target
@@ -207,13 +215,18 @@ def _speed(config: Config, device: str, speed: float | None) -> dict:
 
 
 def commit() -> str:
-    """The commit of the checkout, with "+" if files of the library differ from it; "unknown" without git."""
+    """The commit of the checkout, with "+" if files of the library differ from it.
+
+    "unknown" without git and without a checkout.
+    """
+    root = files.CHECKOUT
 
     def git(*arguments) -> str:
-        return subprocess.run(
-            ["git", "-C", str(_CHECKOUT), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", root, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+    if root is None:
+        return "unknown"
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "sslbook") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -26,13 +26,14 @@ DECLARED = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].v
 # Rooms on one line know nothing of each other; each room may import those above it, none below.
 FLOW = [
     {"config"},
+    {"files"},
     {"tensors"},
     {"data"},
     {"views"},
     {"models", "losses", "metrics"},
     {"lie"},
     {"methods"},
-    {"optim", "files", "processes", "ledger"},
+    {"optim", "processes", "ledger"},
     {"hardware"},
     {"training"},
     {"runs"},

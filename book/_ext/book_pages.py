@@ -51,9 +51,9 @@ def keep_together(app, pagename, templatename, context, doctree):
 
 def set_folder(app, config):
     """The executed copies: `$SSLBOOK_EXECUTED` (`_build/executed`) / `$SSLBOOK_PROFILE` (`laptop`)."""
-    folder = os.environ.get("SSLBOOK_EXECUTED") or "_build/executed"
     sys.path.insert(0, str(app.srcdir))  # the library documented is that of this checkout
-    config.executed = str(Path(app.srcdir, folder, profile()))
+    folder = os.environ.get("SSLBOOK_EXECUTED") or Path(app.srcdir, "_build/executed")
+    config.executed = str(library("files").absolute(folder) / profile())
 
 
 def profile():

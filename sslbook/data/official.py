@@ -1,6 +1,6 @@
 """Official image sets: CIFAR-100, CIFAR-10, Fashion-MNIST, MNIST, read from the folders that torchvision uses.
 
-They lie below `SSLBOOK_DATA` (default: `data/` in the checkout). What is read is verified by its checksum. Nothing is
+They lie below `SSLBOOK_DATA` (for its default see `folder`). What is read is verified by its checksum. Nothing is
 fetched unless `download` is called: `make data DATASET=cifar100`, or `python -m sslbook.data cifar100`.
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sslbook.config import require
 from sslbook.data.imageset import ImageSet, Info, Names, balanced_order
+from sslbook.files import CHECKOUT, absolute
 
 
 class _Official(NamedTuple):
@@ -113,14 +114,28 @@ def load(name: str, split: str, root=None) -> ImageSet:
 
 
 def folder(root=None) -> Path:
-    """Where official sets are looked for: `root`, else SSLBOOK_DATA, else `data` in the checkout."""
-    return Path(root or os.environ.get("SSLBOOK_DATA") or Path(__file__).resolve().parents[2] / "data")
+    """Where official sets are looked for: `root`, else SSLBOOK_DATA, else `data` in the checkout, without one the
+    user's cache."""
+    return absolute(root or os.environ.get("SSLBOOK_DATA") or _usual_folder())
+
+
+def _usual_folder() -> Path:
+    if CHECKOUT is not None:
+        return CHECKOUT / "data"
+    import pooch
+
+    return pooch.os_cache("sslbook")
+
+
+def _command(name: str) -> str:
+    """What fetches a set."""
+    return f"`make data DATASET={name}`" if CHECKOUT is not None else f"`python -m sslbook.data {name}`"
 
 
 def _verified(name: str, file: str, md5: str, root) -> bytes:
     """The content of a file whose MD5 is as published; what is parsed is what was verified."""
     path = folder(root) / file
-    mend = f"`make data DATASET={name}` fetches it"
+    mend = f"{_command(name)} fetches it"
     require(path.is_file(), f"{path} is missing; {mend}, and SSLBOOK_DATA names the folder to look in.")
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
@@ -230,7 +245,7 @@ def _fetch(name: str, archive: str, md5: str, root) -> None:
         shelf.fetch(archive, progressbar=True)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{address} could not be fetched ({error}); run `make data DATASET={name}` again, or set SSLBOOK_MIRROR "
+            f"{address} could not be fetched ({error}); run {_command(name)} again, or set SSLBOOK_MIRROR "
             f"to the address of a folder that holds {archive}."
         ) from error
 

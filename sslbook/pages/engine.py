@@ -12,6 +12,7 @@ import torch
 
 from sslbook import hardware, runs
 from sslbook.config import require
+from sslbook.files import absolute
 
 PACKAGES = ("sslbook", "torch", "torchvision", "numpy", "scipy", "pandas", "papermill")
 """The packages whose versions are written into every executed copy."""
@@ -62,7 +63,8 @@ def parameters(path) -> dict[str, str]:
 def _read(path):
     import nbformat
 
-    require(Path(path).is_file(), f"There is no notebook {path}.")
+    path = absolute(path)
+    require(path.is_file(), f"There is no notebook {path}.")
     return nbformat.read(path, as_version=4)
 
 
@@ -136,12 +138,12 @@ def execute(path, profile: str = "laptop", output=None, **values) -> Path:
     from papermill.engines import papermill_engines
     from papermill.exceptions import PapermillExecutionError
 
-    path = Path(path).resolve()
+    path = absolute(path).resolve()
     values = {"profile": profile} | values
     check(_read(path), path.name, values)
     root = next((folder for folder in path.parents if (folder / "_toc.yml").is_file()), None)
     require(bool(root or output), f"{path} lies in no book (no _toc.yml above it): say where the copy goes by output.")
-    output = Path(output).resolve() if output else root / "_build" / "executed" / profile / path.relative_to(root)
+    output = absolute(output).resolve() if output else root / "_build" / "executed" / profile / path.relative_to(root)
     same = output.exists() and output.samefile(path)
     require(not same, f"The executed copy would replace its own source {path}: name another output.")
     output.parent.mkdir(parents=True, exist_ok=True)

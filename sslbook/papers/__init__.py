@@ -9,6 +9,7 @@ import os
 import pkgutil
 
 from sslbook.config import require
+from sslbook.files import absolute
 from sslbook.ledger import Claim, Verdict
 from sslbook.papers.cost import FAST, gpu_hours, require_affordable
 from sslbook.papers.observe import BATCH, Observation, encode, held_out, observe, pairs
@@ -39,9 +40,7 @@ __all__ = [
     "verdicts",
 ]
 
-__path__ += [
-    os.path.abspath(os.path.expanduser(f)) for f in os.environ.get("SSLBOOK_PAPERS", "").split(os.pathsep) if f
-]
+__path__ += [str(absolute(f)) for f in os.environ.get("SSLBOOK_PAPERS", "").split(os.pathsep) if f]
 
 
 def names() -> list[str]:
