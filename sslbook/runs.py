@@ -217,12 +217,12 @@ def _speed(config: Config, device: str, speed: float | None) -> dict:
 def commit() -> str:
     """The commit of the checkout, with "+" if files of the library differ from it.
 
-    "unknown" without git and without a checkout.
+    "unknown" without git, without a checkout, and in a copy without a `.git` of its own, whatever encloses it.
     """
     root = files.CHECKOUT
 
     def git(*arguments) -> str:
-        command = ["git", "-C", root, *arguments]
+        command = ["git", "-C", root, f"--git-dir={root / '.git'}", f"--work-tree={root}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     if root is None:

@@ -1,4 +1,4 @@
-"""Where things lie: paths as users write them, inside a checkout and installed without one."""
+"""Where things lie: paths as users write them, inside a checkout and installed without one, and whose commit it is."""
 
 import ast
 import importlib.metadata
@@ -99,6 +99,47 @@ def test_variables_mean_the_same_in_the_kernel_of_a_notebook(here, asking):
 
     variables = {"SSLBOOK_RUNS": "some/runs", "SSLBOOK_DATA": "~/images", "SSLBOOK_PAPERS": "~/papers:mine"}
     assert said_in_a_kernel(run, asking, here, **variables) == ["some/runs", "home/images", "mine"]
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", "-C", folder, *who, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder with a library in it inside another repository, taken for the checkout."""
+    folder = tmp_path / "outer" / "copy of the project"
+    (folder / "sslbook").mkdir(parents=True)
+    (folder / "sslbook/a.py").write_text("1\n")
+    git(tmp_path / "outer", "init", "-q")
+    git(tmp_path / "outer", "add", ".")
+    git(tmp_path / "outer", "commit", "-qm", "of another project")
+    monkeypatch.setattr(files, "CHECKOUT", folder)
+    return folder
+
+
+def test_an_enclosing_repository_does_not_answer_for_a_copy_without_its_own(checkout, monkeypatch):
+    assert runs.commit() == "unknown"
+    git(checkout, "init", "-q")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "of the project itself")
+    own = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True).stdout[:12]
+    monkeypatch.setenv("GIT_DIR", str(checkout.parent / ".git"))  # as in a hook of the other repository
+    assert runs.commit() == own
+    (checkout / "sslbook/a.py").write_text("2\n")
+    assert runs.commit() == f"{own}+"
+
+
+def test_a_worktree_answers_for_itself(checkout, monkeypatch):
+    git(checkout, "init", "-q")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "first")
+    git(checkout, "worktree", "add", "-q", "--detach", checkout.parent / "tree")
+    monkeypatch.setattr(files, "CHECKOUT", checkout.parent / "tree")
+    found = runs.commit()
+    monkeypatch.setattr(files, "CHECKOUT", checkout)
+    assert found == runs.commit() != "unknown"
 
 
 @pytest.fixture(scope="module")
