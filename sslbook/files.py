@@ -4,10 +4,13 @@ import contextlib
 import hashlib
 import json
 import os
+import textwrap
 import warnings
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
+from torch import Tensor
 from torch.nn import Module
 
 _ABOVE = Path(__file__).resolve().parents[1]
@@ -31,6 +34,20 @@ def _keep_folders() -> None:
 
 
 _keep_folders()
+
+
+class Damaged(ValueError):
+    """What a run or a record should hold is missing, torn or altered; the sentence names the file."""
+
+
+@contextlib.contextmanager
+def reading(path: Path, run: Path):
+    """Turns whatever goes wrong while a file of the directory `run` is read into a `Damaged` that names it."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        why = textwrap.shorten(str(error).rstrip("."), 200, placeholder=" …")
+        raise Damaged(f"{path} cannot be read ({why}); move {run} away to train it anew.") from error
 
 
 def snapshot_path(directory: Path, epoch: int) -> Path:
@@ -73,7 +90,7 @@ def save_checkpoint(directory: Path, method: Module, optimizer, history: list[di
 
 def checkpoints(directory: Path) -> list[Path]:
     """The checkpoints of a run, newest first."""
-    return sorted(directory.glob("checkpoint-*.safetensors"), reverse=True)
+    return sorted(directory.glob(f"checkpoint-{'[0-9]' * 5}.safetensors"), reverse=True)
 
 
 def resume(directory: Path, method: Module, optimizer) -> tuple[list[dict], float]:
@@ -85,7 +102,7 @@ def resume(directory: Path, method: Module, optimizer) -> tuple[list[dict], floa
             warnings.warn(f"{path} is torn or altered; falling back to the checkpoint before it.", stacklevel=2)
             path.unlink()  # it must not count as one of the two that are kept
             continue
-        tensors = safetensors.torch.load(content)
+        tensors, metadata = load(content)
         method.load_state_dict({k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")})
         state: dict[int, dict] = {}
         for key, value in tensors.items():
@@ -93,11 +110,13 @@ def resume(directory: Path, method: Module, optimizer) -> tuple[list[dict], floa
                 _, index, name = key.split(".", 2)
                 state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        metadata = _metadata(content)
         return json.loads(metadata["history"]), float(metadata["seconds"])
     return [], 0.0
 
 
-def _metadata(content: bytes) -> dict[str, str]:
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length])["__metadata__"]
+def load(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. Its bytes are read before: a mapped file that another
+    process cuts would end this one."""
+    tensors = safetensors.torch.load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return tensors, header.get("__metadata__", {})

@@ -120,7 +120,10 @@ def executed(app, docname):
     if not path.is_file():
         LOGGER.warning("%s has no executed copy %s", docname, path, location=docname)
         return None
-    return json.loads(path.read_text("utf-8"))
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError:
+        LOGGER.warning("%s is torn or altered: delete it, and it is executed again", path, location=docname)
 
 
 def cost(notebook):

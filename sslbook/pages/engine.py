@@ -65,7 +65,10 @@ def _read(path):
 
     path = absolute(path)
     require(path.is_file(), f"There is no notebook {path}.")
-    return nbformat.read(path, as_version=4)
+    try:
+        return nbformat.read(path, as_version=4)
+    except ValueError as error:
+        raise ValueError(f"{path} is no notebook; it is torn or altered.") from error
 
 
 def _declared(notebook, page: str) -> dict[str, tuple[ast.expr | None, ast.expr]]:
