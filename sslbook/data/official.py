@@ -14,13 +14,14 @@ import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 import numpy as np
 import torch
 from torch import Tensor
 
 from sslbook.config import require
 from sslbook.data.imageset import ImageSet, Info, Names, balanced_order
-from sslbook.files import CHECKOUT, absolute
+from sslbook.files import CHECKOUT, absolute, write_whole
 
 
 class _Official(NamedTuple):
@@ -218,9 +219,13 @@ def download(name: str, root=None) -> bool:
     """
     if _is_complete(name, root):
         return False
-    for archive, md5 in _OFFICIAL[name].archives.items():
-        _fetch(name, archive, md5, root)
-        _unpack(name, archive, root)
+    folder(root).mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder(root) / ".download.lock"):
+        if _is_complete(name, root):  # another process fetched it while this one waited
+            return False
+        for archive, md5 in _OFFICIAL[name].archives.items():
+            _fetch(name, archive, md5, root)
+            _unpack(name, archive, root)
     for part in _OFFICIAL[name].files:
         _verified_part(name, part, root)
     return True
@@ -236,27 +241,34 @@ def _is_complete(name: str, root) -> bool:
 def _fetch(name: str, archive: str, md5: str, root) -> None:
     import pooch
 
+    target, part = folder(root) / archive, folder(root) / ".download"
+    if target.is_file() and pooch.file_hash(str(target), "md5") == md5:
+        return
     mirror = os.environ.get("SSLBOOK_MIRROR")
     address = f"{mirror.rstrip('/')}/{archive}" if mirror else _OFFICIAL[name].address + Path(archive).name
-    shelf = pooch.create(
-        folder(root), base_url="", registry={archive: f"md5:{md5}"}, urls={archive: address}, retry_if_failed=2
-    )
+    shutil.rmtree(part, ignore_errors=True)  # of a download that was killed
+    shelf = pooch.create(part, base_url="", registry={archive: f"md5:{md5}"}, urls={archive: address}, retry_if_failed=2)
     try:
-        shelf.fetch(archive, progressbar=True)
+        fetched = shelf.fetch(archive, progressbar=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(fetched, target)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{address} could not be fetched ({error}); run {_command(name)} again, or set SSLBOOK_MIRROR "
             f"to the address of a folder that holds {archive}."
         ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _unpack(name: str, archive: str, root) -> None:
     source = folder(root) / archive
     if source.suffixes[-2:] != [".tar", ".gz"]:
-        with gzip.open(source) as packed, open(source.with_suffix(""), "wb") as plain:
-            shutil.copyfileobj(packed, plain)
+        write_whole(source.with_suffix(""), gzip.decompress(source.read_bytes()))
         return
     with tarfile.open(source) as tar:
         for files in _OFFICIAL[name].files.values():
             for file in files:
-                tar.extract(file, folder(root), filter="data")
+                target = folder(root) / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, tar.extractfile(file).read())
