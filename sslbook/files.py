@@ -1,9 +1,11 @@
 """Paths as users write them, files that are whole or absent, and what a run writes: weights and checkpoints."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import platform
 import textwrap
 import warnings
 from pathlib import Path
@@ -63,17 +65,41 @@ def save_weights(path: Path, method: Module) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with replacing(path) as beside, open(beside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """A file to write beside `path`, whose place it takes at the end of the block; an exception deletes it.
+
+    What was left there by processes of this machine that were killed is deleted too.
+    """
+    mark = f".{platform.node()}-"
+    for left in path.parent.glob(f"{glob.escape(mark)}*"):
+        writer = left.name.removeprefix(mark).split(".")[0]
+        if writer.isdigit() and not _runs(int(writer)):
+            left.unlink(missing_ok=True)
+    beside = path.with_name(f"{mark}{os.getpid()}.{path.name}")
     try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield beside
         os.replace(beside, path)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is another user's
+    return True
 
 
 def save_checkpoint(directory: Path, method: Module, optimizer, history: list[dict], seconds: float) -> None:

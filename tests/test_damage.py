@@ -1,7 +1,11 @@
 """Every file of a run or record may be torn, empty, altered or lost: a sentence names it, or it is made again."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -72,8 +76,7 @@ def folder(request, made, tmp_path, monkeypatch):
 
 
 def flipped(content):
-    half = len(content) // 2
-    return content[:half] + bytes(byte ^ 0x5A for byte in content[half : half + 40]) + content[half + 40 :]
+    return content[:-9] + bytes(byte ^ 0x5A for byte in content[-9:-1]) + content[-1:]
 
 
 DAMAGES = {
@@ -197,6 +200,33 @@ def test_who_trained_an_interrupted_run_may_be_lost(folder):
     with pytest.warns(UserWarning, match=f"^{path / 'provenance.json'} is torn or altered; what trained"):
         run = runs.ensure(tiny(epochs=2, seed=9), device="cpu")
     assert run.provenance["earlier"] == [{}] and isinstance(run.history, pd.DataFrame)
+
+
+def writes(path, environment):
+    """A process that is writing `path`, and does not come to an end."""
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom sslbook import files\n"
+        "with files.replacing(Path(sys.argv[1])) as beside:\n    beside.write_bytes(b'part')\n    print('on')\n"
+        "    sys.stdout.flush(); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline() == "on\n"
+    return process
+
+
+def test_what_a_killed_write_left_goes_with_the_next_and_what_is_being_written_stays(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    killed, alive = (writes(tmp_path / name, environment) for name in ("a.json", "b.json"))
+    try:
+        killed.kill(), killed.wait()
+        (tmp_path / ".mine").touch()
+        assert len(list(tmp_path.iterdir())) == 3
+        files.write_whole(tmp_path / "c.json", b"whole")
+        (part,) = tmp_path.glob(".*.b.json")
+        assert {path.name for path in tmp_path.iterdir()} == {".mine", "c.json", part.name}
+        assert part.read_bytes() == b"part"
+    finally:
+        alive.kill(), alive.wait()
 
 
 JSON = st.recursive(
