@@ -19,6 +19,7 @@ STOPPED = 75
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; a failure is one sentence on standard error and an exit code other than 0."""
+    files.allow_all_characters()
     options = _parser().parse_args(arguments)
     try:
         code = options.command(options)

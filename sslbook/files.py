@@ -3,9 +3,11 @@
 import contextlib
 import glob
 import hashlib
+import io
 import json
 import os
 import platform
+import sys
 import textwrap
 import warnings
 from pathlib import Path
@@ -100,6 +102,13 @@ def _runs(process: int) -> bool:
     except OSError:
         pass  # it is another user's
     return True
+
+
+def allow_all_characters() -> None:
+    """Let standard output take what its encoding has not, as the code of the character: ASCII has no μ."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def save_checkpoint(directory: Path, method: Module, optimizer, history: list[dict], seconds: float) -> None:

@@ -1,5 +1,7 @@
 """Every file of a run or record may be torn, empty, altered or lost: a sentence names it, or it is made again."""
 
+import dataclasses
+import io
 import json
 import os
 import shutil
@@ -227,6 +229,19 @@ def test_what_a_killed_write_left_goes_with_the_next_and_what_is_being_written_s
         assert part.read_bytes() == b"part"
     finally:
         alive.kill(), alive.wait()
+
+
+def test_a_terminal_that_knows_few_characters_gets_all_verdicts(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr(papers, "names", lambda: ["small"])
+    monkeypatch.setattr(papers, "paper", lambda name: PAPER)
+    says = dataclasses.replace(PAPER.claims[2], where="Eq. μ²")
+    monkeypatch.setitem(PAPER.__dict__, "claims", (says, *PAPER.claims[:2]))
+    assert cli.main(["verdicts"]) == 0
+    lines = out.buffer.getvalue().decode("ascii").splitlines()
+    assert lines[0] == r"of-none (Eq. \u03bc\xb2): false as stated"
+    assert sum("not decided" in line for line in lines) == 2
 
 
 JSON = st.recursive(
