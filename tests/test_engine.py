@@ -249,7 +249,7 @@ def test_papermill_finds_the_engine_by_its_entry_point(tmp_path, installed):
 
 
 def test_what_is_no_notebook_is_named(tmp_path):
-    for content in ("", "{", "[]"):
+    for content in ("", "{", "[]", "3", '{"nbformat": 4, "cells"'):
         (tmp_path / "page.ipynb").write_text(content)
         with pytest.raises(ValueError, match=rf"^{tmp_path}/page\.ipynb is no notebook; it is torn or altered\.$"):
             pages.execute(tmp_path / "page.ipynb", "smoke", tmp_path / "copy.ipynb")

@@ -67,7 +67,7 @@ def _read(path):
     require(path.is_file(), f"There is no notebook {path}.")
     try:
         return nbformat.read(path, as_version=4)
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is no notebook; it is torn or altered.") from error
 
 
