@@ -46,7 +46,10 @@ def finished(name, figures):
     for figure in figures:
         for c, _ in papers.paper(name).plan(figure, PROFILE, DATASET):
             if c.id not in FINISHED:
-                run, note = runs.find(c), Path("_build/finished", c.id)
+                try:
+                    run, note = runs.find(c), Path("_build/finished", c.id)
+                except ValueError as error:
+                    sys.exit(str(error))
                 if run is None:
                     note.unlink(missing_ok=True)  # of a run that was deleted since
                 OPTIONS[c.id] = f"--paper {name} --figure {figure}"

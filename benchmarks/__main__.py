@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 
 from benchmarks import book, growth, losses, matching, nnk, step, views
-from sslbook import hardware, runs
+from sslbook import files, hardware, runs
 
 RESULTS = Path(__file__).with_name("results.md")
 PEERS = ("torchvision", "kornia", "lightly", "POT")
 
 
 def main():
+    files.allow_all_characters()
     found = []
     for section in (header, ratios, bounds, growing, memory, book.section):
         found.append("\n".join(section()))

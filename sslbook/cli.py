@@ -1,7 +1,6 @@
 """The command line: `sslbook run · list · status · verdicts · notebook`, thin over the library."""
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -10,7 +9,7 @@ import filelock
 import torch
 
 from sslbook import files, ledger, papers, runs, training
-from sslbook.config import Config, require
+from sslbook.config import require
 from sslbook.papers import Paper, Planned
 from sslbook.processes import world
 
@@ -20,6 +19,7 @@ STOPPED = 75
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; a failure is one sentence on standard error and an exit code other than 0."""
+    files.allow_all_characters()
     options = _parser().parse_args(arguments)
     try:
         code = options.command(options)
@@ -121,13 +121,18 @@ def _run(options) -> int:
 def _list(options) -> int:
     left = 0.0
     for config, labels in (each for _, planned in _planned(options) for each in planned):
-        run = runs.find(config)
+        try:
+            run = runs.find(config)
+            took = run and run.provenance["seconds"]
+        except files.Damaged as error:
+            print(f"{config.id}  damaged  {papers.describe(config, labels)}  {error}")
+            continue
         if run is not None and options.missing:
             continue
         state = "missing" if run is None else "shipped" if run.path.is_relative_to(runs.RECORDS) else "here"
         hours = papers.gpu_hours(config) if run is None else 0.0
         left += hours
-        cost = f"  ~{60 * hours:.2g} min on a fast GPU" if run is None else f"  took {run.provenance['seconds']:.0f} s"
+        cost = f"  ~{60 * hours:.2g} min on a fast GPU" if run is None else f"  took {took:.0f} s"
         print(f"{config.id}  {state:8}{papers.describe(config, labels)}{cost}")
     if left:
         print(f"left: about {left:.2g} hours on a fast GPU (at {papers.FAST / 1e12:.0f} TFLOP/s; an estimate)")
@@ -135,29 +140,27 @@ def _list(options) -> int:
 
 
 def _status(options) -> int:
-    for path in sorted(runs.folder().glob("*/config.json")):
-        finished = (path.parent / "history.csv").exists()
-        state = "finished" if finished else "no checkpoint yet"
-        checkpoints = files.checkpoints(path.parent)
-        if checkpoints and not finished:
-            state = f"stopped or running, checkpoint of epoch {int(checkpoints[0].stem.split('-')[1])}"
+    for path in runs.local():
         try:
-            what = papers.describe(Config.from_dict(json.loads(path.read_text())))
+            config, state = runs.state(path)
+            print(f"{path.name}  {papers.describe(config)}  {state}")
         except ValueError as error:
-            what = f"not readable: {error}"
-        print(f"{path.parent.name}  {what}  {state}")
+            print(f"{path.name}  not readable: {error}")
     return 0
 
 
 def _verdicts(options) -> int:
-    for found in papers.verdicts(options.profile, *options.claims).values():
+    damaged: list[ValueError] = []
+    for found in papers.verdicts(options.profile, *options.claims, damaged=damaged.append).values():
         for verdict in found:
             print(f"{verdict.claim.id} ({verdict.claim.where}): {verdict.status}", flush=True)
             for row in ledger.rows([verdict]):
                 value = f": {row.value(4)}" if row.mean is not None else ""
                 over = f" over {row.seeds} seeds, must exceed {row.limit(6)}: {row.state}" if row.seeds else ""
                 print(f"    {row.test}{value}{over}")
-    return 0
+    for error in damaged:
+        print(f"The claims that need this file are not decided: {error}", file=sys.stderr)
+    return 1 if damaged else 0
 
 
 def _notebook(options) -> int:

@@ -169,6 +169,7 @@ class Config(Part):
     @classmethod
     def from_dict(cls, values: dict) -> "Config":
         """The inverse of `to_dict`; an unknown name, kind or recipe raises a sentence that lists the known ones."""
+        require(isinstance(values, dict), f"A configuration is an object with names; this is {values!r}.")
         values = dict(values)
         recipe = values.pop("recipe", None)
         require(
@@ -214,5 +215,7 @@ def _revive(value, slot: str):
         return value
     kinds, value = _KINDS.get(slot, {}), dict(value)
     kind = value.pop("kind", None)
-    require(kind in kinds, f"{slot}.kind is {kind!r}; allowed are {', '.join(sorted(kinds))}.")
+    require(
+        isinstance(kind, str) and kind in kinds, f"{slot}.kind is {kind!r}; allowed are {', '.join(sorted(kinds))}."
+    )
     return _construct(kinds[kind], value)

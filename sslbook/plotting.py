@@ -43,11 +43,19 @@ _STYLE = {
 
 def figure(**size):
     """An empty figure in the house style, of the given `figsize` in inches."""
-    import seaborn
     from matplotlib.figure import Figure
 
-    seaborn.set_theme(style="ticks", palette=list(PALETTE), rc=_STYLE)
+    _use_style()
     return Figure(**size)
+
+
+def _use_style() -> None:
+    """The house style and nothing of a personal one, which may ask for LaTeX, or other sizes and colours."""
+    import matplotlib
+    import seaborn
+
+    matplotlib.rcdefaults()
+    seaborn.set_theme(style="ticks", palette=list(PALETTE), rc=_STYLE)
 
 
 def axes(**size):
@@ -164,6 +172,7 @@ def _finish(ax, labels: dict):
 
 def _svg(figure, alt: str) -> str:
     buffer = io.StringIO()
+    _use_style()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]

@@ -1,23 +1,25 @@
 """Runs are values: one directory for each configuration, found again by its identity, trained when it is missing.
 
-A run lives in `runs/<id>` (`SSLBOOK_RUNS` names another folder), a shipped record, without weights, in
-`book/records/<id>`. Locks need a local file system; the system frees them when their holder dies.
+A run lives in `runs/<id>` (see `folder`), a shipped record, without weights, in `book/records/<id>`. Locks need a
+local file system; the system frees them when their holder dies.
 """
 
 import contextlib
 import datetime
 import functools
+import io
 import json
 import os
 import platform
 import subprocess
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
+import numpy as np
 import pandas as pd
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -27,13 +29,13 @@ from sslbook.config import Config, require
 from sslbook.methods import Method
 from sslbook.processes import world
 
-_CHECKOUT = Path(__file__).resolve().parents[1]
-RECORDS = _CHECKOUT / "book" / "records"
+RECORDS = Path(__file__).with_name("records").resolve()
+"""The shipped records: `book/records` in a checkout, part of the package where it was installed without one."""
 
 
 def folder() -> Path:
-    """Where runs are kept: `SSLBOOK_RUNS`, else `runs` in the checkout."""
-    return Path(os.environ.get("SSLBOOK_RUNS") or _CHECKOUT / "runs")
+    """Where runs are kept: `SSLBOOK_RUNS`, else `runs` in the checkout, without one in the working directory."""
+    return files.absolute(os.environ.get("SSLBOOK_RUNS") or (files.CHECKOUT or Path()) / "runs")
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,29 @@ class Run:
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
-        """A row for each epoch: `epoch` (from 1), mean `loss`, what the method logs, last `learning_rate`."""
-        return pd.read_csv(self.path / "history.csv")
+        """A row for each epoch: `epoch` (from 1), mean `loss`, what the method logs, last `learning_rate`.
+
+        Here and in the functions below, `files.Damaged`, a `ValueError`, names a file that is torn or altered.
+        """
+        path = self.path / "history.csv"
+        with files.reading(path, self.path):
+            text = path.read_text()
+            table = pd.read_csv(io.StringIO(text))
+            whole = text.endswith("\n") and np.isfinite(table.to_numpy(float)).all()
+            whole = whole and table["epoch"].tolist() == list(range(1, self.config.epochs + 1))
+            require(whole, f"it does not hold numbers for each of {self.config.epochs} epochs")
+        return table
 
     @functools.cached_property
     def provenance(self) -> dict:
         """What made the run: hardware, precision, processes, threads, versions, commit, date, seconds, speed."""
-        return json.loads((self.path / "provenance.json").read_text())
+        path = self.path / "provenance.json"
+        with files.reading(path, self.path):
+            facts = json.loads(path.read_text())
+            kinds = {"hardware": str, "precision": str, "commit": str, "seconds": (int, float)}
+            lost = [name for name, kind in kinds.items() if not isinstance(facts[name], kind)]
+            require(not lost, f"it does not say {', '.join(lost)}")
+        return facts
 
     @property
     def snapshots(self) -> dict[int, Path]:
@@ -69,9 +87,9 @@ class Run:
             epoch in self.snapshots,
             f"Run {self.config.id} keeps no weights of epoch {epoch}; it keeps {sorted(self.snapshots) or 'none'}.",
         )
-        weights = safetensors.torch.load_file(self.snapshots[epoch])
         method = training.build(self.config)
-        method.load_state_dict(weights)
+        with files.reading(self.snapshots[epoch], self.path):
+            method.load_state_dict(safetensors.torch.load(self.snapshots[epoch].read_bytes()))
         return method.eval()
 
     def encoder(self, epoch: int | None = None):
@@ -81,26 +99,52 @@ class Run:
     def measured(self, name: str, version: int, compute: Callable[["Run"], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The arrays `compute(run)`, kept in `<name>.safetensors` beside the run under a `version` of their making.
 
-        Raises `ValueError` for a record without them.
+        They are made again where the file is damaged and the weights are there. Raises `files.Damaged` for a record
+        without them, and where weights are missing.
         """
         path = self.path / f"{name}.safetensors"
-        arrays = _read_measured(path, version)
+        arrays = self._kept(path, version)
         if arrays is not None:
             return arrays
-        require(
-            bool(self.snapshots),
-            f"The record {self.path} has no measurements `{name}` of version {version}, and a record keeps no weights "
-            f"to make them from; train the run again.",
-        )
+        lost = sorted(set(self.config.snapshot_epochs) - set(self.snapshots))
+        if not self.snapshots:
+            raise files.Damaged(
+                f"The record {self.path} has no measurements `{name}` of version {version}, and a record keeps no "
+                f"weights to make them from; move it away to train the run anew."
+            )
+        if lost:
+            raise files.Damaged(
+                f"{files.snapshot_path(self.path, lost[0])} is missing; move {self.path} away to train it anew."
+            )
         with filelock.FileLock(folder() / f"{self.config.id}.lock"):
-            arrays = _read_measured(path, version)  # another process may have made them while this one waited
+            arrays = self._kept(path, version)  # another process may have made them while this one waited
             if arrays is None:
                 arrays = {key: value.contiguous() for key, value in compute(self).items()}
                 files.write_whole(path, safetensors.torch.save(arrays, {"version": str(version)}))
         return arrays
 
+    def _kept(self, path: Path, version: int) -> dict[str, Tensor] | None:
+        if not path.exists():
+            return None
+        try:
+            with files.reading(path, self.path):
+                arrays, made = files.load(path.read_bytes())
+                return arrays if made == {"version": str(version)} else None
+        except files.Damaged:
+            if not self.snapshots:
+                raise
+            return None
+
     def ship(self) -> Path:
-        """Copy the run without its weights to `book/records`; returns the record's folder."""
+        """Copy the run without its weights to `book/records`; returns the record's folder.
+
+        Raises `ValueError` outside a checkout.
+        """
+        require(
+            files.CHECKOUT is not None,
+            f"Records belong to a checkout of the book, and this sslbook was installed without one; {self.path} stays "
+            f"as it is.",
+        )
         target = RECORDS / self.config.id
         if target == self.path:
             return target
@@ -113,10 +157,32 @@ class Run:
         return target
 
 
+def local() -> list[Path]:
+    """The directories of the runs that are here, finished or not."""
+    return sorted({path.parent for name in ("config.json", "history.csv") for path in folder().glob(f"*/{name}")})
+
+
+def state(path: Path) -> tuple[Config, str]:
+    """The configuration of a run's directory, and how far it is.
+
+    Raises `files.Damaged` if that cannot be read, or if the name of the directory is that of another configuration.
+    """
+    with files.reading(path / "config.json", path):
+        config = Config.from_dict(json.loads((path / "config.json").read_text()))
+        require(config.id == path.name, f"it is the configuration {config.id}")
+    run, checkpoints = Run(config, path), files.checkpoints(path)
+    if (path / "history.csv").exists():
+        _ = run.history, run.provenance  # read, to find what is damaged
+        return config, "finished"
+    if checkpoints:
+        return config, f"stopped or running, checkpoint of epoch {int(checkpoints[0].stem.split('-')[1])}"
+    return config, "no checkpoint yet"
+
+
 def find(config: Config) -> Run | None:
     """The finished run of `config`: a local one, else a shipped record, else None.
 
-    Raises `ValueError` for a directory whose `config.json` is of another configuration or recipe.
+    Raises `files.Damaged` for a directory whose `config.json` is torn, or of another configuration or recipe.
     """
     for path in (folder() / config.id, RECORDS / config.id):
         if (path / "history.csv").exists():
@@ -166,20 +232,15 @@ def ensure(config: Config, *, device: str | None = None, time_limit: float | Non
     return Run(config, path)
 
 
-def _read_measured(path: Path, version: int) -> dict[str, Tensor] | None:
-    if not path.exists():
-        return None
-    with safetensors.safe_open(path, "pt") as file:
-        if file.metadata() != {"version": str(version)}:
-            return None
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-
-
 def _started(path: Path, facts: dict) -> dict:
     """Note who trains from here on; what trained the run up to here is kept under `earlier`."""
     file = path / "provenance.json"
-    before = json.loads(file.read_text()) if file.exists() else None
-    if before is not None:
+    if file.exists():
+        try:
+            before = dict(json.loads(file.read_text()))
+        except (ValueError, TypeError):
+            warnings.warn(f"{file} is torn or altered; what trained the run up to here is unknown.", stacklevel=2)
+            before = {}
         facts = facts | {"earlier": [*before.pop("earlier", []), before]}
     _write_json(file, facts)
     return facts
@@ -207,13 +268,18 @@ def _speed(config: Config, device: str, speed: float | None) -> dict:
 
 
 def commit() -> str:
-    """The commit of the checkout, with "+" if files of the library differ from it; "unknown" without git."""
+    """The commit of the checkout, with "+" if files of the library differ from it.
+
+    "unknown" without git, without a checkout, and in a copy without a `.git` of its own, whatever encloses it.
+    """
+    root = files.CHECKOUT
 
     def git(*arguments) -> str:
-        return subprocess.run(
-            ["git", "-C", str(_CHECKOUT), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", root, f"--git-dir={root / '.git'}", f"--work-tree={root}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+    if root is None:
+        return "unknown"
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "sslbook") else "")
     except (OSError, subprocess.CalledProcessError):
@@ -225,14 +291,11 @@ def _write_json(path: Path, values: dict) -> None:
 
 
 def _require_same(config: Config, path: Path) -> None:
-    try:
-        values = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path / 'config.json'} cannot be read ({error}); move {path} away to train it anew."
-        ) from error
-    require(
-        values == json.loads(json.dumps(config.to_dict())),
-        f"{path / 'config.json'} is not the configuration {config.id} (edited, or of another recipe); its results are "
-        f"not used. Move {path} away to train it anew.",
-    )
+    file = path / "config.json"
+    with files.reading(file, path):
+        values = json.loads(file.read_text())
+    if values != json.loads(json.dumps(config.to_dict())):
+        raise files.Damaged(
+            f"{file} is not the configuration {config.id} (edited, or of another recipe); its results are not used. "
+            f"Move {path} away to train it anew."
+        )

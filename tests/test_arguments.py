@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import sslbook
-from sslbook import lie, losses, metrics, views
+from sslbook import lie, losses, metrics, models, views
 
 ROOT = Path(sslbook.__file__).parent
 
@@ -371,6 +371,10 @@ CALLS = {
         "steps": number(1, -1, whole=True),
         "seed": number(0, -1, whole=True),
     },
+    "models.projector": {
+        "dim": number(8, 0, whole=True),
+        "widths": Argument((16, 4), NOTHING | {"no units": (16, 0), "a half": (16, 4.5), "a number": 16}),
+    },
     "views.policy": {"name": choice("small")},
     "views.crop": {
         "x": floating_images(),
@@ -391,7 +395,15 @@ CALLS = {
     "views.PerView.draw": {"n": number(4, -1, 3, whole=True), "size": SIZE, "generator": GENERATOR, "device": DEVICE},
     "views.PerView.apply": {"images": pixels(**{"three images": PIXELS[:3]}), "draws": draws()},
 }
-OBJECTS = {"losses": losses, "metrics": metrics, "lie": lie, "views": views, "Policy": POLICY, "PerView": TWO}
+OBJECTS = {
+    "losses": losses,
+    "metrics": metrics,
+    "lie": lie,
+    "models": models,
+    "views": views,
+    "Policy": POLICY,
+    "PerView": TWO,
+}
 
 
 def function(name):
@@ -404,7 +416,7 @@ ELSEWHERE = {"nnk", "manifold", "similarity"}, {"two_nn", "alpha_req"}
 
 def public():
     """The names of all public functions, and of the methods of the policies."""
-    for module in (losses, metrics, lie, views):
+    for module in (losses, metrics, lie, models, views):
         room = module.__name__.removeprefix("sslbook.")
         for name, value in vars(module).items():
             own = inspect.isfunction(value) and value.__module__.startswith(module.__name__)

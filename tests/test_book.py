@@ -142,10 +142,19 @@ def test_the_address_of_the_repository_stands_once(site):
     assert not [path for path in texts if url in path.read_text()]
 
 
+WIDE = """() => [...document.querySelectorAll('div.math:has(> .eqno)')].flatMap(equation => {
+    const [number, formula] = ['.eqno', 'mjx-container'].map(name => equation.querySelector(name));
+    return formula.scrollWidth <= formula.clientWidth + 1 ? [] : [
+        formula.clientWidth >= equation.clientWidth - 1 &&
+        number.getBoundingClientRect().bottom <= formula.getBoundingClientRect().top + 1];
+})"""
+"""For each equation that is wider than the page: whether it has the whole width, beneath its number."""
+
+
 @pytest.mark.browser
 def test_pages_in_the_browser(site, address, page):
     """On every page: a silent console, requests to this machine only, labelled pictures, no sideways scrolling."""
-    console, requests = [], []
+    console, requests, wide = [], [], []
     page.on("console", lambda message: message.type in ("error", "warning") and console.append(message.text))
     page.on("pageerror", lambda error: console.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
@@ -161,6 +170,8 @@ def test_pages_in_the_browser(site, address, page):
         assert page.locator("mjx-merror, mjx-container [style*='color: red']").count() == 0, name
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        wide.extend(page.evaluate(WIDE))
+    assert len(wide) > 5 and all(wide)
     assert not console
     assert not [url for url in requests if not url.startswith((address, "data:", "blob:"))]
 
@@ -240,3 +251,16 @@ def test_a_page_is_printed_with_all_that_is_folded_and_folds_again(address, page
     page.set_viewport_size({"width": 794, "height": 1123})  # a page of A4 at 96 dots per inch
     page.emulate_media(media="print")
     assert page.evaluate("document.querySelector('.bd-article').scrollWidth") <= 794
+
+
+@pytest.mark.browser
+def test_search_shows_as_many_excerpts_without_a_server_as_with_one(site, address, page):
+    found = {}
+    for place in (address, site.as_uri()):
+        page.goto(f"{place}/search.html?q=exponential")
+        page.wait_for_selector("#search-results li p.context")
+        page.wait_for_load_state("networkidle")
+        excerpts = page.locator("#search-results li p.context").all_inner_texts()
+        found[place] = len(excerpts)
+        assert any("exponential" in text.lower() for text in excerpts)
+    assert found[address] == found[site.as_uri()] > 1

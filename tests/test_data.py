@@ -7,8 +7,10 @@ import os
 import pickle
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,6 +176,41 @@ def test_download_verifies_unpacks_and_mends(monkeypatch, tmp_path, serve, capsy
     assert data.download("cifar10") and not data.download("cifar10")
     assert len(data.load("cifar10", "train")) == 90
     assert len(asked) == 1  # the archive on disk mends without the network
+
+
+def test_of_three_downloads_at_once_one_fetches_and_none_complains(monkeypatch, tmp_path, serve):
+    root, files = tmp_path / "data", cifar_files()
+    archive = install_cifar(monkeypatch, tmp_path / "elsewhere", files)
+    (root / ".download").mkdir(parents=True)
+    (root / ".download/tmp1234").write_bytes(archive[:9])  # of one that was killed
+    asked = serve({"cifar-10-python.tar.gz": archive})
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(pool.map(lambda _: data.download("cifar10", root), range(3))) == [False, False, True]
+    assert len(asked) == 1 and {name: (root / name).read_bytes() for name in files} == files
+    left = {path.name for path in root.rglob("*") if path.is_file()} - {Path(name).name for name in files}
+    assert left <= {"cifar-10-python.tar.gz", ".download.lock"}
+
+
+def test_a_file_is_unpacked_whole_or_not_at_all(monkeypatch, tmp_path, serve):
+    files = cifar_files()
+    archive = install_cifar(monkeypatch, tmp_path, files)
+    serve({"cifar-10-python.tar.gz": archive})
+    path = tmp_path / "cifar-10-batches-py/data_batch_1"
+    path.write_bytes(b"altered")
+    replace = os.replace
+
+    def killed(source, target):
+        assert Path(target) != path or Path(source).read_bytes() == files["cifar-10-batches-py/data_batch_1"]
+        if Path(target) == path:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        data.download("cifar10", tmp_path)
+    assert path.read_bytes() == b"altered" and len(list(path.parent.iterdir())) == len(files)
+    monkeypatch.setattr(os, "replace", replace)
+    assert data.download("cifar10", tmp_path) and path.read_bytes() != b"altered"
 
 
 def test_an_altered_archive_is_not_unpacked(monkeypatch, tmp_path, serve, capsys):

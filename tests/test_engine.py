@@ -157,6 +157,19 @@ def test_a_page_runs_in_this_interpreter_whatever_kernels_there_are(tmp_path, mo
     assert answer["result"]["data"]["text/plain"] == repr(sys.executable)
 
 
+def test_a_personal_profile_of_ipython_changes_no_page(tmp_path, monkeypatch):
+    startup = tmp_path / "home" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "mine.py").write_text("mine = 1")
+    (startup.parent / "ipython_config.py").write_text("get_config().PlainTextFormatter.float_precision = 1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "home"))
+    source = notebook(tmp_path, "# {eval}`1 / 3, 'mine' in dir()`")
+    (answer,) = (
+        nbformat.read(pages.execute(source, "smoke", tmp_path / "copy.ipynb"), 4).cells[-1].metadata.user_expressions
+    )
+    assert answer["result"]["data"]["text/plain"] == "(0.3333333333333333, False)"
+
+
 def test_the_executed_copy_never_replaces_its_source(tmp_path, capsys):
     source = notebook(tmp_path)
     before = source.read_bytes()
@@ -233,6 +246,13 @@ def test_papermill_finds_the_engine_by_its_entry_point(tmp_path, installed):
     (answer,) = nbformat.read(copy, 4).cells[-1].metadata["user_expressions"]
     assert answer["result"]["data"]["text/plain"] == "'smoke'"
     assert nbformat.read(copy, 4).metadata["sslbook"]["profile"] == "smoke"
+
+
+def test_what_is_no_notebook_is_named(tmp_path):
+    for content in ("", "{", "[]", "3", '{"nbformat": 4, "cells"'):
+        (tmp_path / "page.ipynb").write_text(content)
+        with pytest.raises(ValueError, match=rf"^{tmp_path}/page\.ipynb is no notebook; it is torn or altered\.$"):
+            pages.execute(tmp_path / "page.ipynb", "smoke", tmp_path / "copy.ipynb")
 
 
 def test_the_library_can_be_imported_before_papermill(installed):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -5,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sslbook.data import Info
 from sslbook.losses import info_nce, nt_xent
 from sslbook.methods import Batch, SimCLR
-from sslbook.models import ResNet, projector
+from sslbook.models import Encoder, ResNet, projector
 from sslbook.training import build
 from tests.test_config import example
 
@@ -52,6 +54,14 @@ def test_the_encoder_normalises_each_channel():
     plain = encoder(ResNet(8, (1,))).eval()
     images = torch.rand(4, 3, 8, 8)
     torch.testing.assert_close(ours(images), plain((images - mean[:, None, None]) / std[:, None, None]))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [([0.5], [0.0]), ([0.5], [0.1, 0.1]), ([math.nan], [0.1]), ([0.5], [math.inf]), ([0.5], [-0.1])]
+)
+def test_images_that_cannot_be_normalised_are_refused_with_a_sentence(mean, std):
+    with pytest.raises(ValueError, match=r"cannot be normalised\.|not a number; all must be finite\."):
+        Encoder(torch.nn.Identity(), 1, torch.tensor(mean), torch.tensor(std))
 
 
 def test_the_linear_projector_is_a_matrix():

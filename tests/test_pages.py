@@ -12,6 +12,7 @@ import pytest
 from sslbook import ledger, papers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
+import book_assets
 import book_pages
 
 FIGURE = '<figure class="sslbook" id="fig-1"><svg></svg><figcaption>caption</figcaption></figure>'
@@ -152,3 +153,11 @@ def test_every_run_behind_a_verdict_is_listed_once_with_its_labels(app):
         (line,) = (line for line in text.splitlines() if f"`{id}`" in line)
         assert "strength=" in line
     assert text.count(":::{dropdown}") == 2 and "epochs 64" in text
+
+
+def test_an_excerpt_holds_the_sections_of_a_page_and_their_text_alone():
+    page = """<main role="main"><nav>menu</nav><article class="bd-article"><section id="a"><h1>One &amp; two
+        <a class="headerlink" href="#a" title="Link">#</a></h1><script>no</script><svg><title>no</title></svg>
+        <p>a <b>word</b></p><section id="b">x</section></section></article></main>"""
+    expected = '<main role="main"><section id="a">One &amp; two a word<section id="b">x</section></section></main>'
+    assert book_assets.excerpt(page) == expected

@@ -3,6 +3,7 @@
 import itertools
 import re
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -143,6 +144,37 @@ def test_the_same_figure_gives_the_same_bytes(frame, shown):
     for _ in range(2):
         plotting.show(plotting.spectra(frame, "epoch", "rank", "strength"), caption="c", alt="a")
     assert shown[0] == shown[1]
+
+
+PERSONAL = """
+text.usetex: True
+axes.prop_cycle: cycler('color', ['red'])
+image.origin: lower
+font.family: monospace
+figure.dpi: 31
+savefig.dpi: 31
+savefig.bbox: tight
+svg.fonttype: none
+lines.marker: o
+"""
+
+
+def test_a_personal_style_changes_no_figure(frame, shown, tmp_path):
+    """Neither one that was there before the figure was drawn, nor one that came before it was shown."""
+    (tmp_path / "matplotlibrc").write_text(PERSONAL)
+    image = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4) * 16
+    with matplotlib.rc_context():
+        for before, after in itertools.product([False, True], repeat=2):
+            for draw in (
+                lambda: plotting.spectra(frame, "epoch", "rank", "strength", title="$x$"),
+                lambda: plotting.sheet(image),
+            ):
+                matplotlib.rc_file(tmp_path / "matplotlibrc") if before else matplotlib.rcdefaults()
+                figure = draw()
+                matplotlib.rc_file(tmp_path / "matplotlibrc") if after else None
+                plotting.show(figure, caption="c", alt="a")
+    pages = [output["text/html"] for output in shown]
+    assert len(pages) == 8 and set(pages[::2]) == {pages[0]} and set(pages[1::2]) == {pages[1]}
 
 
 def test_a_sheet_holds_every_image(shown):

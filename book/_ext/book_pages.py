@@ -52,9 +52,9 @@ def keep_together(app, pagename, templatename, context, doctree):
 
 def set_folder(app, config):
     """The executed copies: `$SSLBOOK_EXECUTED` (`_build/executed`) / `$SSLBOOK_PROFILE` (`laptop`)."""
-    folder = os.environ.get("SSLBOOK_EXECUTED") or "_build/executed"
     sys.path.insert(0, str(app.srcdir))  # the library documented is that of this checkout
-    config.executed = str(Path(app.srcdir, folder, profile()))
+    folder = os.environ.get("SSLBOOK_EXECUTED") or Path(app.srcdir, "_build/executed")
+    config.executed = str(library("files").absolute(folder) / profile())
 
 
 def profile():
@@ -121,7 +121,10 @@ def executed(app, docname):
     if not path.is_file():
         LOGGER.warning("%s has no executed copy %s", docname, path, location=docname)
         return None
-    return json.loads(path.read_text("utf-8"))
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError:
+        LOGGER.warning("%s is torn or altered: delete it, and it is executed again", path, location=docname)
 
 
 def cost(notebook):

@@ -4,9 +4,11 @@ import argparse
 import sys
 
 from sslbook.data import SETS, download, folder, shapes
+from sslbook.files import allow_all_characters
 
 
 def main(arguments=None) -> int:
+    allow_all_characters()
     parser = argparse.ArgumentParser(prog="python -m sslbook.data", description="Fetch an image set and verify it.")
     parser.add_argument("name", help=f"one of {', '.join(SETS)}")
     name = parser.parse_args(arguments).name

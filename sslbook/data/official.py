@@ -1,6 +1,6 @@
 """Official image sets: CIFAR-100, CIFAR-10, Fashion-MNIST, MNIST, read from the folders that torchvision uses.
 
-They lie below `SSLBOOK_DATA` (default: `data/` in the checkout). What is read is verified by its checksum. Nothing is
+They lie below `SSLBOOK_DATA` (for its default see `folder`). What is read is verified by its checksum. Nothing is
 fetched unless `download` is called: `make data DATASET=cifar100`, or `python -m sslbook.data cifar100`.
 """
 
@@ -14,12 +14,14 @@ import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 import numpy as np
 import torch
 from torch import Tensor
 
 from sslbook.config import require
 from sslbook.data.imageset import ImageSet, Info, Names, balanced_order
+from sslbook.files import CHECKOUT, absolute, write_whole
 
 
 class _Official(NamedTuple):
@@ -113,14 +115,28 @@ def load(name: str, split: str, root=None) -> ImageSet:
 
 
 def folder(root=None) -> Path:
-    """Where official sets are looked for: `root`, else SSLBOOK_DATA, else `data` in the checkout."""
-    return Path(root or os.environ.get("SSLBOOK_DATA") or Path(__file__).resolve().parents[2] / "data")
+    """Where official sets are looked for: `root`, else SSLBOOK_DATA, else `data` in the checkout, without one the
+    user's cache."""
+    return absolute(root or os.environ.get("SSLBOOK_DATA") or _usual_folder())
+
+
+def _usual_folder() -> Path:
+    if CHECKOUT is not None:
+        return CHECKOUT / "data"
+    import pooch
+
+    return pooch.os_cache("sslbook")
+
+
+def _command(name: str) -> str:
+    """What fetches a set."""
+    return f"`make data DATASET={name}`" if CHECKOUT is not None else f"`python -m sslbook.data {name}`"
 
 
 def _verified(name: str, file: str, md5: str, root) -> bytes:
     """The content of a file whose MD5 is as published; what is parsed is what was verified."""
     path = folder(root) / file
-    mend = f"`make data DATASET={name}` fetches it"
+    mend = f"{_command(name)} fetches it"
     require(path.is_file(), f"{path} is missing; {mend}, and SSLBOOK_DATA names the folder to look in.")
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
@@ -203,9 +219,13 @@ def download(name: str, root=None) -> bool:
     """
     if _is_complete(name, root):
         return False
-    for archive, md5 in _OFFICIAL[name].archives.items():
-        _fetch(name, archive, md5, root)
-        _unpack(name, archive, root)
+    folder(root).mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder(root) / ".download.lock"):
+        if _is_complete(name, root):  # another process fetched it while this one waited
+            return False
+        for archive, md5 in _OFFICIAL[name].archives.items():
+            _fetch(name, archive, md5, root)
+            _unpack(name, archive, root)
     for part in _OFFICIAL[name].files:
         _verified_part(name, part, root)
     return True
@@ -221,27 +241,34 @@ def _is_complete(name: str, root) -> bool:
 def _fetch(name: str, archive: str, md5: str, root) -> None:
     import pooch
 
+    target, part = folder(root) / archive, folder(root) / ".download"
+    if target.is_file() and pooch.file_hash(str(target), "md5") == md5:
+        return
     mirror = os.environ.get("SSLBOOK_MIRROR")
     address = f"{mirror.rstrip('/')}/{archive}" if mirror else _OFFICIAL[name].address + Path(archive).name
-    shelf = pooch.create(
-        folder(root), base_url="", registry={archive: f"md5:{md5}"}, urls={archive: address}, retry_if_failed=2
-    )
+    shutil.rmtree(part, ignore_errors=True)  # of a download that was killed
+    shelf = pooch.create(part, base_url="", registry={archive: f"md5:{md5}"}, urls={archive: address}, retry_if_failed=2)
     try:
-        shelf.fetch(archive, progressbar=True)
+        fetched = shelf.fetch(archive, progressbar=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(fetched, target)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{address} could not be fetched ({error}); run `make data DATASET={name}` again, or set SSLBOOK_MIRROR "
+            f"{address} could not be fetched ({error}); run {_command(name)} again, or set SSLBOOK_MIRROR "
             f"to the address of a folder that holds {archive}."
         ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _unpack(name: str, archive: str, root) -> None:
     source = folder(root) / archive
     if source.suffixes[-2:] != [".tar", ".gz"]:
-        with gzip.open(source) as packed, open(source.with_suffix(""), "wb") as plain:
-            shutil.copyfileobj(packed, plain)
+        write_whole(source.with_suffix(""), gzip.decompress(source.read_bytes()))
         return
     with tarfile.open(source) as tar:
         for files in _OFFICIAL[name].files.values():
             for file in files:
-                tar.extract(file, folder(root), filter="data")
+                target = folder(root) / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, tar.extractfile(file).read())

@@ -2,13 +2,19 @@
 
 from torch import nn
 
+from sslbook.config import require, require_number
+
 
 def projector(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
     """The head `g` from `dim` features to `widths[-1]` projections.
 
     One width is the linear projector of Cosentino et al. (2022): a bias-free linear map, nothing after it. More
     widths are an MLP: bias-free linear maps with batch norm and ReLU between them. Without widths it changes nothing.
+    Raises `ValueError` unless all are whole numbers of at least 1.
     """
+    require(isinstance(widths, (list, tuple)), f"The widths are {widths!r}; they must be a list of whole numbers.")
+    for size in (dim, *widths):
+        require_number("The width of a layer", size, least=1, whole=True)
     if not widths:
         return nn.Sequential()
     layers: list[nn.Module] = []

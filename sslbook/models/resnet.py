@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sslbook.config import Part, require
 from sslbook.data import Info
+from sslbook.tensors import finite
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,18 @@ class BasicBlock(nn.Module):
 class Encoder(nn.Module):
     """Images `(N, C, H, W)` in [0, 1] → features `h (N, dim)`: normalise per channel, convolve, average over space.
 
-    The features are averages of rectified maps, so they are never negative.
+    The features are averages of rectified maps, so they are never negative. Raises `ValueError` unless `mean` and `std`
+    are (C,), finite, and `std` is positive.
     """
 
     def __init__(self, trunk: nn.Module, dim: int, mean: Tensor, std: Tensor):
         super().__init__()
+        mean, std = finite("mean", mean, 1), finite("std", std, 1)
+        require(
+            len(mean) == len(std) and bool((std > 0).all()),
+            f"The images' mean and deviation are {mean.tolist()} and {std.tolist()}; each channel needs both, and a "
+            "channel that is the same everywhere cannot be normalised.",
+        )
         self.trunk, self.dim = trunk, dim
         self.register_buffer("mean", mean.float().view(1, -1, 1, 1).clone())
         self.register_buffer("std", std.float().view(1, -1, 1, 1).clone())

@@ -12,6 +12,7 @@ import torch
 
 from sslbook import hardware, runs
 from sslbook.config import require
+from sslbook.files import absolute, replacing
 
 PACKAGES = ("sslbook", "torch", "torchvision", "numpy", "scipy", "pandas", "papermill")
 """The packages whose versions are written into every executed copy."""
@@ -62,8 +63,12 @@ def parameters(path) -> dict[str, str]:
 def _read(path):
     import nbformat
 
-    require(Path(path).is_file(), f"There is no notebook {path}.")
-    return nbformat.read(path, as_version=4)
+    path = absolute(path)
+    require(path.is_file(), f"There is no notebook {path}.")
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is no notebook; it is torn or altered.") from error
 
 
 def _declared(notebook, page: str) -> dict[str, tuple[ast.expr | None, ast.expr]]:
@@ -136,35 +141,32 @@ def execute(path, profile: str = "laptop", output=None, **values) -> Path:
     from papermill.engines import papermill_engines
     from papermill.exceptions import PapermillExecutionError
 
-    path = Path(path).resolve()
+    path = absolute(path).resolve()
     values = {"profile": profile} | values
     check(_read(path), path.name, values)
     root = next((folder for folder in path.parents if (folder / "_toc.yml").is_file()), None)
     require(bool(root or output), f"{path} lies in no book (no _toc.yml above it): say where the copy goes by output.")
-    output = Path(output).resolve() if output else root / "_build" / "executed" / profile / path.relative_to(root)
+    output = absolute(output).resolve() if output else root / "_build" / "executed" / profile / path.relative_to(root)
     same = output.exists() and output.samefile(path)
     require(not same, f"The executed copy would replace its own source {path}: name another output.")
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
     failed = output.with_suffix(".failed.ipynb")
     papermill_engines.register("sslbook", Engine)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that only `check` can read
-    try:
-        papermill.execute_notebook(
-            _literal(path), _literal(partial), values, "sslbook", progress_bar=False, cwd=root or path.parent
-        )
-        os.replace(partial, output)
-        failed.unlink(missing_ok=True)
-    except (PapermillExecutionError, NotebookError, DeadKernelError) as error:
-        os.replace(partial, failed)
-        said = str(error)
-        if isinstance(error, PapermillExecutionError):
-            said = f"{path.name} stopped in cell {error.exec_count} with {error.ename}: {error.evalue}"
-        elif isinstance(error, DeadKernelError):
-            said = f"{path.name} stopped because its kernel died"
-        raise NotebookError(f"{said.rstrip('.')}. The copy up to there is {failed}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(output) as partial:
+        try:
+            papermill.execute_notebook(
+                _literal(path), _literal(partial), values, "sslbook", progress_bar=False, cwd=root or path.parent
+            )
+        except (PapermillExecutionError, NotebookError, DeadKernelError) as error:
+            os.replace(partial, failed)
+            said = str(error)
+            if isinstance(error, PapermillExecutionError):
+                said = f"{path.name} stopped in cell {error.exec_count} with {error.ename}: {error.evalue}"
+            elif isinstance(error, DeadKernelError):
+                said = f"{path.name} stopped because its kernel died"
+            raise NotebookError(f"{said.rstrip('.')}. The copy up to there is {failed}.") from error
+    failed.unlink(missing_ok=True)
     return output
 
 

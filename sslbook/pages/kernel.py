@@ -50,7 +50,7 @@ class KernelEngine(Engine):
                 log=logger,
                 **options,
             )
-            client.execute()
+            client.execute(env=os.environ | {"IPYTHONDIR": folder})  # no settings and startup files of the user
         if not nb_man.nb.metadata.papermill["exception"]:
             seconds = (nb_man.now() - nb_man.start_time).total_seconds()
             nb_man.nb.metadata["sslbook"] = provenance(nb_man.nb, page, client.facts, seconds)

@@ -7,8 +7,10 @@ A folder is found by being here, or in one of the folders that `SSLBOOK_PAPERS` 
 import importlib
 import os
 import pkgutil
+from collections.abc import Callable
 
 from sslbook.config import require
+from sslbook.files import Damaged, absolute
 from sslbook.ledger import Claim, Verdict
 from sslbook.papers.cost import FAST, gpu_hours, require_affordable
 from sslbook.papers.observe import BATCH, Observation, encode, held_out, observe, pairs
@@ -39,9 +41,7 @@ __all__ = [
     "verdicts",
 ]
 
-__path__ += [
-    os.path.abspath(os.path.expanduser(f)) for f in os.environ.get("SSLBOOK_PAPERS", "").split(os.pathsep) if f
-]
+__path__ += [str(absolute(f)) for f in os.environ.get("SSLBOOK_PAPERS", "").split(os.pathsep) if f]
 
 
 def names() -> list[str]:
@@ -65,8 +65,13 @@ def claim(id: str) -> tuple[Paper, Claim]:
     return known[id]
 
 
-def verdicts(profile: str = "laptop", *ids: str) -> dict[str, list[Verdict]]:
+def verdicts(
+    profile: str = "laptop", *ids: str, damaged: Callable[[Damaged], None] | None = None
+) -> dict[str, list[Verdict]]:
     """The verdicts on the claims `ids` (all by default), by paper; see `Paper.verdicts`."""
     wanted = {id: claim(id)[0].name for id in ids}
     chosen = dict.fromkeys(wanted.values()) if ids else names()
-    return {name: paper(name).verdicts(profile, *(id for id in ids if wanted[id] == name)) for name in chosen}
+    return {
+        name: paper(name).verdicts(profile, *(id for id in ids if wanted[id] == name), damaged=damaged)
+        for name in chosen
+    }

@@ -12,6 +12,7 @@ from torch import Tensor
 from sslbook import data, hardware, ledger, runs
 from sslbook.config import Config, require
 from sslbook.data import Data
+from sslbook.files import Damaged
 from sslbook.ledger import Claim, FromRuns, Verdict
 from sslbook.papers.cost import require_affordable
 
@@ -108,9 +109,16 @@ class Paper:
     def arrays(self, run: runs.Run, device: str | None = None) -> dict[str, Tensor]:
         """What `measure` gives, stacked over the T kept epochs: `epoch` (T,), and each array (T, …).
 
-        Measured once and kept beside the run; raises `ValueError` for a record without it.
+        Measured once and kept beside the run; raises `files.Damaged` for a record without it.
         """
-        return run.measured(self.name, self.version, lambda run: self._stack(run, device))
+        arrays = run.measured(self.name, self.version, lambda run: self._stack(run, device))
+        epochs = arrays.get("epoch", torch.empty(0)).tolist()
+        if epochs != list(run.config.snapshot_epochs) or {len(epochs)} != {len(each) for each in arrays.values()}:
+            raise Damaged(
+                f"{run.path / self.name}.safetensors does not hold all epochs that were kept; delete it to measure a "
+                f"run again, and move {run.path} away where its weights are gone."
+            )
+        return arrays
 
     def _stack(self, run: runs.Run, device: str | None) -> dict[str, Tensor]:
         measured = list(self.measure(run, device))
@@ -165,19 +173,32 @@ class Paper:
         return ledger.judge(claim, self.frame(found) if complete and frame is None else frame, complete)
 
     def verdicts(
-        self, profile: str = "laptop", *ids: str, dataset: str | None = None, seeds=None, known: dict | None = None
+        self,
+        profile: str = "laptop",
+        *ids: str,
+        dataset: str | None = None,
+        seeds=None,
+        known: dict | None = None,
+        damaged: Callable[[Damaged], None] | None = None,
     ) -> list[Verdict]:
         """The verdicts on the claims `ids` (all by default) from the finished runs of `profile`; nothing is trained.
 
         Runs on another `dataset` or of other `seeds` than the declared ones decide nothing. `known` spares reading
-        again: by figure, its finished runs and their frame.
+        again: by figure, its finished runs and their frame. `damaged` is told of a damaged file, and the claims on
+        runs of that figure are not decided; without it, it is raised.
         """
         known, judged = dict(known or {}), []
         for claim in [self.claim(id) for id in ids] or self.claims:
             figure = getattr(claim.evidence, "figure", None)
             if figure is not None and figure not in known:
-                found = self.find(self.plan(figure, profile, dataset, seeds))
-                known[figure] = found, self.frame(found)
+                try:
+                    found = self.find(self.plan(figure, profile, dataset, seeds))
+                    known[figure] = found, self.frame(found)
+                except Damaged as error:
+                    if damaged is None:
+                        raise
+                    damaged(error)
+                    known[figure] = [], None
             found, frame = known.get(figure, ([], None))
             judged.append(self.judge(claim, found, profile, frame))
         return judged

@@ -74,7 +74,8 @@ def _webp(seen) -> bytes:
 
     tiles = torch.nn.functional.pad(torch.cat([seen, torch.ones_like(seen[:, :1])], 1), (0, 2, 0, 2))
     sheet = tiles.unflatten(0, (-1, COLUMNS)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-2, :-2]
-    imsave(buffer := io.BytesIO(), (sheet * 255).round().byte().numpy(), format="webp", pil_kwargs={"lossless": True})
+    pixels, options = (sheet * 255).round().byte().numpy(), {"lossless": True}
+    imsave(buffer := io.BytesIO(), pixels, format="webp", origin="upper", pil_kwargs=options)
     return buffer.getvalue()
 
 
