@@ -1,10 +1,12 @@
 """Pictures of this chapter, and the numbers in them in words. The colours are those of the house style, "C0" first."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from sslbook.papers.matching_gap import theory
-from sslbook.papers.matching_gap.plan import LOSSES, POLICIES
+from sslbook.papers.matching_gap.plan import EPSILON, LOSSES, POLICIES
 
 
 def matching(ax, x: Tensor, y: Tensor, lines: Tensor, title: str, *, off: str = "-", alpha: float = 1.0) -> None:
@@ -53,13 +55,26 @@ def beside(page, columns: dict[str, str], hue: str | None, *, height: float = 3.
     return figure, panels
 
 
-def by_policy(page, column: str, title: str):
-    """A column through training, a panel for each policy and a curve for each loss: the figure and its panels."""
+def by_policy(page, column: str, title: str, keep: int, loc):
+    """A column through training, a panel for each policy and a curve for each loss; `keep` and `loc` as in `legend`."""
     figure, (panels,) = page.grid(1, len(POLICIES), figsize=(8.6, 3.4))
     for ax, policy in zip(panels, POLICIES, strict=True):
         part = page.frame[page.frame.policy == policy]
         page.draw(column, "loss", frame=part, ax=ax, title=policy, ylabel=title)
-    return figure, panels
+    legend(panels, keep, loc)
+    return figure
+
+
+def gaps(page):
+    """The gap through training, by policy, with its values for 128 images at collapse and at a simplex."""
+    figure = by_policy(page, "gap", "matching gap", 1, (0.05, 0.2))
+    levels = {"collapse": EPSILON * math.log(128), "simplex": theory.least_entropic_gap(128, EPSILON)}
+    for ax in figure.axes:
+        for text, height in levels.items():
+            ax.axhline(height, color="black", lw=1, ls=":")
+            ax.text(0, height, text, fontsize=9, va="bottom")
+        ax.set_ylim(0, 1.08)
+    return figure
 
 
 def legend(panels, keep: int, loc="best") -> None:
