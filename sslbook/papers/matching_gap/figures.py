@@ -84,10 +84,18 @@ def legend(panels, keep: int, loc="best") -> None:
     panels[keep].legend(loc=loc, fontsize=9)
 
 
-def play(ax, centre: float, half: float) -> None:
-    """A gray line at a value to compare with, and a gray band of ± `half` around it, the play of the seed."""
-    ax.axhline(centre, color="C5", linewidth=1)
-    ax.axhspan(centre - half, centre + half, color="C5", alpha=0.25, lw=0)
+def beside_play(page, columns: dict[str, str], hue: str | None, centre, half, **labels):
+    """As `beside`; in each panel a gray band of `half` to either side of `centre`, the play of the seed, by column.
+
+    Without `hue` there is a mark at each abscissa, too.
+    """
+    figure, panels = beside(page, columns, hue, **labels)
+    for ax, name in zip(panels, columns, strict=True):
+        if hue is None:
+            ax.plot(*ax.lines[0].get_data(), "o", color="C0", ms=5)
+        ax.axhline(centre[name], color="C5", linewidth=1)
+        ax.axhspan(centre[name] - half[name], centre[name] + half[name], color="C5", alpha=0.25, lw=0)
+    return figure
 
 
 def descents(page, histories):
