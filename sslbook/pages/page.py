@@ -189,6 +189,13 @@ class Page:
         looks = {"style": "when" if len(moments) > 1 else None, "colours": self.paper.colours, "ax": ax}
         return plotting.spectra(lines, "index", "value", hue, **looks, **({"xlabel": "direction"} | labels))
 
+    def beside(self, columns: dict[str, str], hue: str | None, *, figsize=(8.6, 3.2), **labels):
+        """As `panels`, each title at the ordinate and each panel with its legend."""
+        figure, axes = self.axes(len(columns), figsize=figsize)
+        for ax, (name, title) in zip(axes, columns.items(), strict=True):
+            self.draw(name, hue, ax=ax, ylabel=title, **labels)
+        return figure, axes
+
     def grid(self, rows: int, columns: int, **size):
         """A figure in the house style with panels in rows and columns that share their axes, and the array of them."""
         figure = plotting.figure(**size)

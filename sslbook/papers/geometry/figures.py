@@ -84,13 +84,8 @@ def one_legend(*panels, columns: int, side: str = "center", title: str | None = 
 
 
 def beside(page, names: dict[str, str], hue: str, *, columns: int, height: float, title: str | None = None, **labels):
-    """Curves of columns of the frame, each with its name at the ordinate, over one legend: the figure and its panels.
-
-    `columns` and `title` are those of the legend, `labels` as in `Page.draw`.
-    """
-    figure, panels = page.axes(len(names), figsize=(8, height))
-    for ax, (name, label) in zip(panels, names.items(), strict=True):
-        page.draw(name, hue, ax=ax, ylabel=label, **labels)
+    """As `Page.beside`, over one legend, whose `columns` and `title` are given."""
+    figure, panels = page.beside(names, hue, figsize=(8, height), **labels)
     one_legend(*panels, columns=columns, title=title)
     return figure, panels
 

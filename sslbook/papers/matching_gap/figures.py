@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from sslbook import losses
 from sslbook.papers.matching_gap import theory
 from sslbook.papers.matching_gap.plan import EPSILON, LOSSES, POLICIES
 
@@ -32,6 +33,18 @@ def row(page, pictures: dict[str, tuple[Tensor, Tensor, Tensor]], **look):
     return figure
 
 
+def plans(page, x: Tensor, y: Tensor, by_epsilon: dict[float, Tensor]):
+    """The optimal plans (N, N) between points of the unit circle, by ε, with ε and the gap as titles.
+
+    The second views are drawn on a smaller circle, and lines are as wide as the mass they carry.
+    """
+    pictures = {}
+    for epsilon, plan in by_epsilon.items():
+        gap = losses.matching_gap(x, y, epsilon=epsilon)
+        pictures[f"ε = {epsilon:g}: {gap.item():.2f}"] = x, 0.72 * y, 3 * len(x) * plan
+    return row(page, pictures, alpha=0.8)
+
+
 def pushes(page, first: Tensor, second: Tensor, plans: dict[str, Tensor]):
     """The weights of named `plans` (N, N) between points of the sphere, (N, 3), seen from above, and their columns."""
     figure, (*maps, bars) = page.axes(len(plans) + 1, figsize=(8.6, 3.0))
@@ -42,17 +55,6 @@ def pushes(page, first: Tensor, second: Tensor, plans: dict[str, Tensor]):
     bars.set(xlabel="second view", ylabel="weight of the push", ylim=(0, 2.3), xticks=places)
     bars.legend(fontsize=9, loc="upper right")
     return figure
-
-
-def beside(page, columns: dict[str, str], hue: str | None, *, height: float = 3.2, **labels):
-    """Curves of columns in panels beside each other, each with its title at the ordinate: the figure and its panels.
-
-    `labels` as in `Page.draw`.
-    """
-    figure, panels = page.axes(len(columns), figsize=(8.6, height))
-    for ax, (name, title) in zip(panels, columns.items(), strict=True):
-        page.draw(name, hue, ax=ax, ylabel=title, **labels)
-    return figure, panels
 
 
 def by_policy(page, column: str, title: str, keep: int, loc):
@@ -85,11 +87,11 @@ def legend(panels, keep: int, loc="best") -> None:
 
 
 def beside_play(page, columns: dict[str, str], hue: str | None, centre, half, **labels):
-    """As `beside`; in each panel a gray band of `half` to either side of `centre`, the play of the seed, by column.
+    """As `Page.beside`, with a gray band of ± `half` around `centre`, the play of the seed, both by column.
 
     Without `hue` there is a mark at each abscissa, too.
     """
-    figure, panels = beside(page, columns, hue, **labels)
+    figure, panels = page.beside(columns, hue, **labels)
     for ax, name in zip(panels, columns, strict=True):
         if hue is None:
             ax.plot(*ax.lines[0].get_data(), "o", color="C0", ms=5)
@@ -101,7 +103,7 @@ def beside_play(page, columns: dict[str, str], hue: str | None, centre, half, **
 def descents(page, histories):
     """Distance of the two views and gap in the `histories` of `theory.descend`, by ε as a word, of eight images."""
     columns = {"distance": "mean distance", "gap": "gap"}
-    figure, (left, right) = beside(page, columns, "ε", x="step", frame=histories, legend="ε")
+    figure, (left, right) = page.beside(columns, "ε", x="step", frame=histories, legend="ε")
     for epsilon in map(float, histories["ε"].unique()):
         if epsilon:
             right.axhline(theory.least_entropic_gap(8, epsilon), color="black", lw=1, ls=":")
