@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from sslbook import plotting
 from sslbook.papers.geometry import theory
 from sslbook.papers.geometry.plan import STRENGTHS
 
@@ -88,6 +89,38 @@ def beside(page, names: dict[str, str], hue: str, *, columns: int, height: float
     figure, panels = page.beside(names, hue, figsize=(8, height), **labels)
     one_legend(*panels, columns=columns, title=title)
     return figure, panels
+
+
+def facing(pages: dict, column: str, hue: str, **labels):
+    """Curves of a column, a panel for each of the named pages, and one legend."""
+    first = next(iter(pages.values()))
+    figure, axes = first.axes(len(pages), sharey=True, figsize=(8, 3.4))
+    for ax, (title, page) in zip(axes, pages.items(), strict=True):
+        page.draw(column, hue, ax=ax, title=title, **labels)
+        if page is not first:
+            ax.get_legend().remove()
+    return figure
+
+
+def before_and_after(page):
+    """By hidden layers: effective rank of the encoder through training; spread of views before and after the head."""
+    figure, (left, right) = page.axes(2, figsize=(8, 3.9))
+    page.draw("encoder_effective_rank", "hidden", ax=left, ylabel="effective rank of h")
+    ends, names = page.at("end"), {"xlabel": "spread of views in the encoder", "ylabel": "after the projector"}
+    plotting.points(ends, "spread_encoder", "spread_projector", "hidden", ax=right, **names)
+    right.axline([ends.spread_encoder.mean()] * 2, slope=1, **DOTTED)
+    one_legend(left, right, columns=5, title="hidden layers")
+    return figure
+
+
+def kernel(page):
+    """The ratio ρ through training, a column of the frame, and the spectra of the displacements at the end."""
+    figure, (left, right) = page.axes(2, figsize=(8, 3.4))
+    page.draw("ρ", "strength", ax=left, ylabel="ρ", ylim=(0, None))
+    labels = {"ylabel": "σ / σ₁ of the displacements", "ylim": (1e-4, 1.5)}
+    page.spectra("displacement", "strength", relative=True, ax=right, **labels)
+    right.get_legend().remove()
+    return figure
 
 
 def runs_of(page) -> str:
