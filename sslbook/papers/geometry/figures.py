@@ -123,6 +123,51 @@ def kernel(page):
     return figure
 
 
+def generator_sizes(page, strength: pd.DataFrame, predicted: pd.DataFrame):
+    """Size of WᵀG through training with 8 outputs, by the angle "A", and at the end of all, with the `predicted`."""
+    figure, (left, right) = page.axes(2, sharey=True, figsize=(8, 3.6))
+    early = strength[strength.outputs == "K = 8"]
+    early = early.assign(A=early.A.map("A = {}°".format))
+    ends = pd.concat([strength[strength.step == strength.step.max()], predicted])
+    page.draw("size", "A", x="step", frame=early, ax=left, title="K = 8, through training")
+    page.draw("size", "outputs", x="A", frame=ends, ax=right)
+    left.set_ylabel("size of WᵀG")
+    left.legend(ncols=2, loc="upper right")
+    right.set(title="at the end", xlabel="largest angle A (degrees)", ylim=(0, 1.4))
+    return figure
+
+
+def ranks_of_several(page, several: pd.DataFrame):
+    """Effective rank of W against the number m of generators, by "case", with circles at the most that are "free"."""
+    labels = {"xlabel": "number of generators m", "ylabel": "effective rank of W", "ylim": (-0.5, 17)}
+    ax = page.draw("rank", "case", x="m", frame=several, **labels).axes[0]
+    ax.plot(several.m, several.free, "ko", label="largest invariant rank", fillstyle="none", markersize=9)
+    ax.legend()
+    return ax.figure
+
+
+def agreement(page, names: dict[str, str]):
+    """Figure 6: the agreement of labels at each of the named levels, with dotted lines at chance."""
+    figure, axes = page.panels(names, "strength", ylabel="label agreement", ylim=(0, None))
+    for ax, level in zip(axes, names, strict=True):
+        chance = page.frame[f"{level}_chance"].mean()
+        ax.axhline(chance, **DOTTED)
+        ax.text(page.epochs[-1], chance, "chance", ha="right", va="bottom")
+    return figure
+
+
+def unexplained(page, kinds: dict[str, str], random: float):
+    """Figure 7: the named columns under large augmentations, and the first for each strength; a line at `random`."""
+    figure, (left, right) = page.axes(2, sharey=True, figsize=(8, 4.6))
+    lines = page.frame[page.frame.strength == "large"]
+    lines = lines.melt(["epoch", "seed"], list(kinds), "kind").replace(kinds)
+    page.draw("value", "kind", frame=lines, ax=left, title="large augmentations", dotted=[random])
+    page.draw(next(iter(kinds)), "strength", ax=right, title="δh, by strength", dotted=[random])
+    left.set(ylabel="unexplained share", ylim=(0, 1.02))
+    one_legend(left, columns=2, side="left")
+    return figure
+
+
 def runs_of(page) -> str:
     """How many runs of each kind a page has, in words."""
     n = page.frame.seed.nunique()
