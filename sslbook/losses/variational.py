@@ -61,7 +61,8 @@ def elbo_ssl(
 
     The released code sums over the batch too. A mean would not be the same with Adam's ε of 1e-4.
 
-    **Raises** `ValueError` for an unknown name, a variance that is not positive and finite, or shapes that do not match.
+    **Raises** `ValueError` for an unknown name, a variance that is not positive and finite, or shapes that do not
+    match.
     """
     require_choice("reduction", reduction, ("sum", "none"))
     _require_floating(x=x, x_hat=x_hat, mean=mean, log_variance=log_variance)
