@@ -4,10 +4,13 @@ from torch import nn
 
 
 def projector(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """The head `g` from `dim` features to `widths[-1]` projections.
+    """The head `g` from features (N, `dim`) to projections (N, `widths[-1]`).
 
     One width is the linear projector of Cosentino et al. (2022): a bias-free linear map, nothing after it. More
     widths are an MLP: bias-free linear maps with batch norm and ReLU between them. Without widths it changes nothing.
+
+    >>> models.projector(512, (128,))(torch.zeros(4, 512)).shape
+    torch.Size([4, 128])
     """
     if not widths:
         return nn.Sequential()
