@@ -102,7 +102,10 @@ def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=Non
 
 
 def points(frame, x: str, y: str, hue: str, *, ax=None, colours=None, **labels):
-    """A point for each row of `frame` at its columns `x` and `y`, one colour and one kind of mark per `hue`."""
+    """A point for each row of `frame` at its columns `x` and `y`, one colour and one kind of mark per `hue`.
+
+    `labels` as in `curves_with_band`.
+    """
     import seaborn
 
     ax = ax or axes()

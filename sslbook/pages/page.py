@@ -196,6 +196,11 @@ class Page:
             self.draw(name, hue, ax=ax, ylabel=title, **labels)
         return figure, axes
 
+    def points(self, x: str, y: str, hue: str, *, ax=None, frame: pd.DataFrame | None = None, **labels):
+        """A point for each row of the frame at two of its columns, in the paper's colours."""
+        data = self.frame if frame is None else frame
+        return plotting.points(data, x, y, hue, ax=ax, colours=self.paper.colours, **labels)
+
     def grid(self, rows: int, columns: int, **size):
         """A figure in the house style with panels in rows and columns that share their axes, and the array of them."""
         figure = plotting.figure(**size)

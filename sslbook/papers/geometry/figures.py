@@ -6,7 +6,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from sslbook import plotting
 from sslbook.papers.geometry import theory
 from sslbook.papers.geometry.plan import STRENGTHS
 
@@ -107,7 +106,7 @@ def before_and_after(page):
     figure, (left, right) = page.axes(2, figsize=(8, 3.9))
     page.draw("encoder_effective_rank", "hidden", ax=left, ylabel="effective rank of h")
     ends, names = page.at("end"), {"xlabel": "spread of views in the encoder", "ylabel": "after the projector"}
-    plotting.points(ends, "spread_encoder", "spread_projector", "hidden", ax=right, **names)
+    page.points("spread_encoder", "spread_projector", "hidden", frame=ends, ax=right, **names)
     right.axline([ends.spread_encoder.mean()] * 2, slope=1, **DOTTED)
     one_legend(left, right, columns=5, title="hidden layers")
     return figure
