@@ -47,10 +47,9 @@ def loss_and_bound(page, levels):
     curves = page.frame.rename(columns={"upper": "upper bound"})
     curves = curves.melt(["strength", "seed", "epoch"], ["loss", "upper bound"], "curve", "nats")
     for ax, (strength, part) in zip(axes, curves.groupby("strength", sort=False), strict=True):
-        page.draw("nats", "curve", frame=part, ax=ax, title=f"{strength}, {part.seed.nunique()} seeds")
+        title = f"{strength}, {part.seed.nunique()} seeds"
+        page.draw("nats", "curve", frame=part, ax=ax, title=title, dotted=levels)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        for level in levels:
-            ax.axhline(level, **DOTTED)
         if ax is not axes[-1]:
             ax.get_legend().remove()
     return figure
