@@ -122,7 +122,7 @@ def kernel(page):
 
 
 def generator_sizes(page, strength: pd.DataFrame, predicted: pd.DataFrame):
-    """Size of WᵀG through training with 8 outputs, by the angle "A", and at the end of all, with the `predicted`."""
+    """Size of WᵀG through training with 8 outputs, by the angle "A"; at the end, for all outputs and as `predicted`."""
     figure, (left, right) = page.axes(2, sharey=True, figsize=(8, 3.6))
     early = strength[strength.outputs == "K = 8"]
     early = early.assign(A=early.A.map("A = {}°".format))
