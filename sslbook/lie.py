@@ -40,6 +40,10 @@ def shift_generator(size: int) -> Tensor:
     It is minus the derivative of trigonometric interpolation, an antisymmetric matrix: exp(εG) x is x shifted by ε
     pixels towards higher indices, for any real ε. For odd sizes exp(G) is exactly `torch.roll(x, 1)`; for even sizes
     up to the fastest oscillation (1, −1, 1, …), which has no derivative on the grid and stays where it is.
+
+    >>> x = torch.arange(5).double()
+    >>> bool(torch.allclose(lie.exp(lie.shift_generator(5), 1.0) @ x, x.roll(1)))
+    True
     """
     require_number("The size", size, least=1, whole=True)
     frequency = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)
@@ -50,7 +54,12 @@ def shift_generator(size: int) -> Tensor:
 
 
 def exp(generator: Tensor, epsilon) -> Tensor:
-    """exp(εG) for each ε: the generator is (n, n), `epsilon` a number or a tensor (...), the result (..., n, n)."""
+    """exp(εG) for each ε: the generator is (n, n), `epsilon` a number or a tensor (...), the result (..., n, n).
+
+    >>> lie.exp(lie.plane_generator("shear"), 0.5)
+    tensor([[1.0000, 0.5000],
+            [0.0000, 1.0000]], dtype=torch.float64)
+    """
     floating("The generator", generator)
     shape = finite("The generator", generator, 2).shape
     require(shape[0] == shape[1], f"The generator has shape {tuple(shape)}; it must be a square matrix.")
@@ -61,8 +70,14 @@ def exp(generator: Tensor, epsilon) -> Tensor:
 def rotate(images: Tensor, degrees, *, interpolation: str = "nearest") -> Tensor:
     """Images (N, C, H, W) turned counter-clockwise about their centre by `degrees`, a number or (N,).
 
-    What comes from outside the image is 0. "nearest" takes any dtype, "bilinear" floating ones; at the border
-    bilinear repeats the outermost pixels. This is the definition of Pillow (and of torchvision for Pillow images).
+    `interpolation` is "nearest", for any dtype, or "bilinear", for floating ones. What comes from outside the image
+    is 0; at the border bilinear repeats the outermost pixels. This is the definition of Pillow (and of torchvision for
+    Pillow images).
+
+    >>> image = torch.arange(4).view(1, 1, 2, 2)
+    >>> lie.rotate(image, 90)[0, 0]
+    tensor([[1, 3],
+            [0, 2]])
     """
     images = finite("The tensor of images (N, C, H, W)", images, 4)
     require(
@@ -111,12 +126,15 @@ def orbit_rank(
 ) -> int:
     """Rank of the covariance of `samples` rotated copies of one random one-hot image, `size` × `size`.
 
-    The angles are uniform between 0 and `max_degrees`; the rank is the number of eigenvalues of the centred
-    covariance (divisor samples − 1) above `threshold`. The generator of `seed` draws the pixel first, then the
-    angles. Interpolation, centring and threshold are our choices: the paper leaves them open.
+    The rank is the number of eigenvalues of the centred covariance (divisor samples − 1) above `threshold`.
+    Source: Cosentino et al. 2022, Fig. 10. The paper leaves interpolation, centring and threshold open; these are ours.
 
-    Source: Cosentino et al. 2022, Fig. 10. Raises `ValueError` for fewer than 2 samples, a size below 1, and an angle,
-    a seed or a threshold below 0.
+    The angles are uniform between 0 and `max_degrees`. The generator of `seed` draws the pixel first, then the angles.
+
+    **Raises** `ValueError` for fewer than 2 samples, a size below 1, and an angle, a seed or a threshold below 0.
+
+    >>> lie.orbit_rank(0.0)
+    0
     """
     require_number("max_degrees", max_degrees, least=0)
     require_number("The number of samples", samples, least=2, whole=True)
@@ -140,7 +158,7 @@ def arc_length(max_degrees: float, *, size: int = 32, seed: int = 0) -> float:
 
     For a full turn it is 2πr, r the distance from the centre, or less: a pixel near a corner is outside at times.
 
-    Raises `ValueError` for a size below 1, and an angle or a seed below 0.
+    **Raises** `ValueError` for a size below 1, and an angle or a seed below 0.
     """
     require_number("The largest angle", max_degrees, least=0)
     require_number("The size", size, least=1, whole=True)
@@ -186,6 +204,10 @@ def generator_norm(w: Tensor, generators: Tensor) -> float:
     """√D ‖WᵀG‖ / (‖W‖ ‖G‖) with G = [G_1 … G_m] and Frobenius norms, for W (D, K): between 0 and √D.
 
     0 if and only if every G_a maps into ker Wᵀ. The mean of its square over random W without preferred direction is 1.
+
+    >>> rotation = lie.plane_generators([(0, 1)], 4)
+    >>> lie.generator_norm(torch.eye(4)[:, 2:], rotation)  # W keeps what the rotation leaves alone
+    0.0
     """
     floating("W", w)
     w = finite("W", w, 2).detach()
@@ -199,8 +221,11 @@ def optimal_energies(costs, width: int, beta: float = 2.0) -> Tensor:
     """The p ≥ 0, Σ_j p_j = 1, at most `width` of them positive, that minimise β Σ_j c_j p_j + β²/2 Σ_j p_j², (D,).
 
     Up to a constant and to second order in the similarities this is the loss of Eq. 1 on many isotropic features: p_j
-    is the share of direction j in ‖W‖², and c_j in `costs` the cosine that two views lose along j. The solution is
+    is the share of direction j in ‖W‖², and c_j in `costs` (D,) the cosine that two views lose along j. The solution is
     p_j = max(0, t − c_j/β) on the cheapest directions: with n free ones, others fade out and are gone from β/n on.
+
+    >>> lie.optimal_energies([0.0, 0.0, 5.0], width=3, beta=2.0).tolist()
+    [0.5, 0.5, 0.0]
     """
     require_number("The width", width, least=1, whole=True)
     require_number("beta", beta, above=0)
@@ -217,9 +242,10 @@ def train_projector(
     """What gradient descent on Eq. 1 makes of a linear projector W (D, width) when the second views lie on orbits.
 
     The n features h_i are standard normal, their second views exp(Σ_a ε_ia G_a) h_i with ε_ia uniform in ±`reach`,
-    and fixed; `generators` is (m, D, D). A row for each step from 0 on: `size`, the `generator_norm` of W; `rank`, its
-    effective rank; `similarity`, the mean cosine of the outputs for the two views. All settings are ours: the paper has
-    no such experiment.
+    and fixed; `generators` is (m, D, D). All settings are ours: the paper has no such experiment.
+
+    **Returns** a row for each step from 0 on: `size`, the `generator_norm` of W; `rank`, its effective rank;
+    `similarity`, the mean cosine of the outputs for the two views.
     """
     require_number("The reach", reach, least=0)
     require_number("beta", beta)

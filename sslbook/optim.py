@@ -14,8 +14,10 @@ from sslbook.config import Part, require
 class Optimiser(Part):
     """Base of the optimisers: a peak `learning_rate`, reached linearly after the share `warmup` of all steps.
 
-    From there it falls to 0 by half a cosine, or stays. `weight_decay` spares parameters of fewer than two dimensions:
-    biases, and the scales of batch norm.
+    From there it falls to 0 by half a cosine, or stays. `warmup` lies in [0, 1). `weight_decay`, at least 0, spares
+    parameters of fewer than two dimensions: biases, and the scales of batch norm.
+
+    **Raises** `ValueError` for a value out of range, as all parts below do.
     """
 
     learning_rate: float = 1.0
@@ -43,7 +45,12 @@ class Optimiser(Part):
         raise NotImplementedError(f"{type(self).__name__} builds no optimiser.")
 
     def learning_rate_at(self, step: int, steps: int) -> float:
-        """The learning rate of `step` (from 0) out of `steps`."""
+        """The learning rate of `step`, in 0 … `steps` − 1.
+
+        >>> sgd = optim.SGD(learning_rate=1.0, warmup=0.5)
+        >>> [round(sgd.learning_rate_at(step, 8), 3) for step in range(8)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 0.854, 0.5, 0.146]
+        """
         warmup = round(self.warmup * steps)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
@@ -58,10 +65,10 @@ def _require_momentum(part: Optimiser, momentum: float) -> None:
 
 @dataclass(frozen=True)
 class LARS(Optimiser, slot="optim", kind="Optim"):  # the kind's name is part of the identity of shipped records
-    """SGD whose rate is adapted layer by layer, for large batches; see `LayerwiseSGD`.
+    """SGD whose rate is adapted layer by layer, for large batches; see `LayerwiseSGD`. Source: You et al. 2017.
 
-    `weight_decay` is the coefficient λ of the L2 penalty λ‖w‖²/2. Parameters of fewer than two dimensions are not
-    adapted. `trust` is the coefficient η of the adaptation.
+    `weight_decay` is the coefficient λ of the L2 penalty λ‖w‖²/2, `momentum` lies in [0, 1), `trust` > 0 is the
+    coefficient η of the adaptation. Parameters of fewer than two dimensions are not adapted.
     """
 
     learning_rate: float = 4.0
@@ -82,7 +89,7 @@ class LARS(Optimiser, slot="optim", kind="Optim"):  # the kind's name is part of
 
 @dataclass(frozen=True)
 class SGD(Optimiser, slot="optim"):
-    """Stochastic gradient descent with momentum; `weight_decay` is the coefficient of the L2 penalty."""
+    """Stochastic gradient descent with `momentum` in [0, 1); `weight_decay` is the coefficient of the L2 penalty."""
 
     learning_rate: float = 0.1
     momentum: float = 0.9
@@ -97,10 +104,10 @@ class SGD(Optimiser, slot="optim"):
 
 @dataclass(frozen=True)
 class Adam(Optimiser, slot="optim"):
-    """Adam (Kingma and Ba 2015); `weight_decay` is decoupled, as in AdamW, which it is where that is not 0.
+    """Adam; `weight_decay` is decoupled, as in AdamW, which it is where that is not 0. Source: Kingma and Ba 2015.
 
-    `betas` are the decay rates of the two moments. `eps` is added to the root of the second one: it means what it says
-    only beside the size of the gradients, so a loss that is a sum over the batch needs another one than a mean.
+    `betas`, in [0, 1), are the decay rates of the two moments. `eps` > 0 is added to the root of the second one. Its
+    effect depends on the size of the gradients, so a loss that is a sum over the batch needs another one than a mean.
     """
 
     learning_rate: float = 1e-3
@@ -117,11 +124,13 @@ class Adam(Optimiser, slot="optim"):
 
 
 class LayerwiseSGD(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling on SGD with momentum, after You et al. 2017.
+    """Layer-wise adaptive rate scaling on SGD with momentum.
 
     For each parameter `w` with gradient `g` of a group with a `trust` coefficient η and weight decay λ:
     `d = g + λ w`, `d ← d · η ‖w‖ / ‖d‖` where both norms are positive (else unscaled), `m ← μ m + d`, `w ← w − lr · m`.
-    As in later codes ‖g + λw‖ stands for their ‖g‖ + λ‖w‖, and, as in PyTorch's SGD, the rate multiplies the momentum.
+    Source: You et al. 2017. As in later codes ‖g + λw‖ stands for their ‖g‖ + λ‖w‖, and, as in PyTorch's SGD, the rate
+    multiplies the momentum.
+
     A group whose `trust` is None is plain SGD with momentum. Norms stay on the device: nothing waits for the host.
     """
 

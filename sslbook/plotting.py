@@ -9,6 +9,8 @@ import html
 import io
 import re
 
+import torch
+
 from sslbook.config import require
 
 _DASHES = ((3, 1, 1, 1), (8, 2), (1, 3), (6, 1, 1, 1, 1, 1), (3, 3), (8, 1, 3, 1))
@@ -68,8 +70,9 @@ def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, 
 
     `frame` is tidy: one row per run and abscissa. The standard deviation divides by the number of rows (as in the
     papers' small samples of runs): name it in the caption. `labels` are properties of the axes (`xlabel`, `ylabel`,
-    `title`, `xscale`, …) and `legend`, its title. `colours` and `dashes` are those of values of `hue`; others get the
-    rest of `PALETTE`. A logarithmic abscissa of at most 8 values has its ticks there.
+    `title`, `xscale`, …), `legend`, its title, and `dotted`, the heights of dotted lines across the axes. `colours` and
+    `dashes` are those of values of `hue`; others get the rest of `PALETTE`. A logarithmic abscissa of at most 8 values
+    has its ticks there.
     """
     import seaborn
 
@@ -107,7 +110,10 @@ def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=Non
 
 
 def points(frame, x: str, y: str, hue: str, *, ax=None, colours=None, **labels):
-    """A point for each row of `frame` at its columns `x` and `y`, one colour and one kind of mark per `hue`."""
+    """A point for each row of `frame` at its columns `x` and `y`, one colour and one kind of mark per `hue`.
+
+    `labels` as in `curves_with_band`.
+    """
     import seaborn
 
     ax = ax or axes()
@@ -130,6 +136,20 @@ def sheet(images, titles=None, *, columns: int = 8):
         if titles is not None:
             ax.set_title(titles[i], fontsize=9)
     return page
+
+
+def views(images, policies: dict, *, seed: int):
+    """A sheet of images (N, C, H, W), uint8, each with seven of its views under each of the named `policies`.
+
+    Every policy gets the same random numbers. A policy is what `sslbook.views.policy` gives.
+    """
+    rows, titles = [], []
+    for name, policy in policies.items():
+        generator = torch.Generator().manual_seed(seed)
+        for image in images:
+            rows += [image[None] / 255, policy(image.expand(7, -1, -1, -1), generator)]
+        titles += [name] + [""] * (8 * len(images) - 1)
+    return sheet(torch.cat(rows), titles)
 
 
 def show(figure, *, caption: str, alt: str, made_by: str | None = None, name: str | None = None) -> None:
@@ -163,10 +183,12 @@ def _looks(frame, hue: str | None, colours: dict | None = None, dashes: dict | N
 
 
 def _finish(ax, labels: dict):
-    title = labels.pop("legend", None)
+    title, dotted = labels.pop("legend", None), labels.pop("dotted", ())
     if ax.get_legend() is not None:
         ax.get_legend().set_title(title)
     ax.set(**labels)
+    for y in dotted:
+        ax.axhline(y, color="black", linewidth=1, linestyle=":")
     return ax.figure
 
 

@@ -16,7 +16,12 @@ from sslbook.config import require, require_number
 def finite(name: str, value, *axes: int, dtype: torch.dtype | None = None) -> Tensor:
     """`value`, a tensor or what `torch.as_tensor` takes, as a tensor, in `dtype` if one is given.
 
-    Raises `ValueError` unless it holds real and finite numbers, at least one, along one of the given numbers of `axes`.
+    **Raises** `ValueError` unless it holds real and finite numbers, at least one, along one of the given numbers of
+    `axes`. The sentence begins with `name`.
+
+    >>> tensors.finite("The weight", [1.0, float("inf")])
+    Traceback (most recent call last):
+    ValueError: The weight holds 1 values that are infinite or not a number; all must be finite.
     """
     try:
         tensor = torch.as_tensor(value, dtype=None if torch.is_tensor(value) and value.is_complex() else dtype)
@@ -34,7 +39,10 @@ def finite(name: str, value, *axes: int, dtype: torch.dtype | None = None) -> Te
 
 
 def integers(name: str, value, *, least: float = -math.inf, most: float = math.inf) -> Tensor:
-    """`value`, a tensor (N,) of any integer type, in int64; raises `ValueError` if it is none or out of range."""
+    """`value`, a tensor (N,) of any integer type, in int64.
+
+    **Raises** `ValueError` if it holds no integers, or one outside `least` … `most`.
+    """
     tensor = finite(name, value, 1)
     require(
         not (tensor.is_floating_point() or tensor.dtype == torch.bool),
@@ -74,7 +82,8 @@ def require_size(size: tuple[int, int]) -> None:
 def paired(z1: Tensor, z2: Tensor, *, least: int = 2) -> tuple[Tensor, Tensor]:
     """Both views in one precision, float64 if either has it, else float32.
 
-    Raises `ValueError` unless both are floating-point tensors of one shape (N, D), N ≥ `least`, D ≥ 1, on one device.
+    **Raises** `ValueError` unless both are floating-point tensors of one shape (N, D), N ≥ `least`, D ≥ 1, on one
+    device.
     """
     floating("The first view", z1)
     floating("The second view", z2)
@@ -94,7 +103,11 @@ def promoted(z: Tensor) -> Tensor:
 
 
 def power_of_two(largest: Tensor) -> Tensor:
-    """The power of two that brings each positive number into [1/2, 1): to multiply by it rounds nothing."""
+    """The power of two that brings each positive number into [1/2, 1): to multiply by it rounds nothing.
+
+    >>> tensors.power_of_two(torch.tensor([3.0, 0.25]))
+    tensor([0.2500, 2.0000])
+    """
     return torch.frexp(largest).mantissa / largest
 
 
@@ -102,6 +115,10 @@ def unit(z: Tensor) -> Tensor:
     """The vectors along the last axis divided by their norms, at any scale that the type can hold.
 
     A vector of zeros (or of numbers too small to be normal) stays, with a finite gradient.
+
+    >>> tensors.unit(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
     """
     largest = z.detach().abs().amax(-1, keepdim=True)  # vector_norm(…, inf) is ten times slower on a processor
     # Else the squares overflow from 1e19 on in float32, and vanish from 1e-23 on.

@@ -84,6 +84,8 @@ class Policy(Part, slot="views"):
         """One view of each image: uint8 (N, C, H, W), C = 1 or 3, to float32 of the same shape in [0, 1].
 
         Without a generator the chance comes from the default one of the images' device. For a second view, call again.
+
+        **Raises** `ValueError` for images of another type or shape.
         """
         _require_pixels(images)
         return self.apply(images, self.draw(len(images), images.shape[-2:], generator, images.device))
@@ -144,7 +146,9 @@ class Policy(Part, slot="views"):
         """The views that `draws`, made by this policy, describe: uint8 (N, C, H, W) to float32 in [0, 1].
 
         Pure, without host synchronisation on accelerators, and one graph for `torch.compile(fullgraph=True)`.
-        Time and memory are linear in N. Raises `ValueError` for images of another type or shape.
+        Time and memory are linear in N.
+
+        **Raises** `ValueError` for images of another type or shape.
         """
         _require_draws(draws, images)
         views = crop(images.float().div_(255), draws.box, draws.flip)
@@ -174,7 +178,10 @@ class PerView(Part, slot="views"):
         require(len(self.views) > 0, "PerView.views is empty; it must list a policy for each view.")
 
     def draw(self, n: int, size: tuple[int, int], generator=None, device=None) -> Draws:
-        """Draws for `n` views, an equal number by each policy; raises `ValueError` if they cannot be shared so."""
+        """Draws for `n` views, an equal number by each policy; see `Policy.draw`.
+
+        **Raises** `ValueError` if `n` is not a multiple of the number of policies.
+        """
         k = len(self.views)
         require_number("The number of views", n, least=0, whole=True)
         require(n % k == 0, f"{n} views are asked of {k} policies; the number must be a multiple of theirs.")
@@ -208,17 +215,25 @@ def policy(name: str) -> Policy:
 
     Jitter has a strength s: (0.8 s, 0.8 s, 0.8 s, 0.2 s) with probability 0.8; the three of the table remove colour
     with probability 0.2 and none blurs. The table names the flip but not its probability: 0.5 is our choice, as are the
-    ratios 3/4 … 4/3. Raises `ValueError` for another name.
+    ratios 3/4 … 4/3.
+
+    **Raises** `ValueError` for another name.
+
+    >>> images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    >>> views.policy("large")(images, torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 32, 32])
     """
     require_choice("The policy", name, PRESETS)
     return PRESETS[name]
 
 
 def crop(x: Tensor, box: Tensor, flip: Tensor) -> Tensor:
-    """Each image's box (N, 4; top, left, height, width in pixels) stretched to the whole image, mirrored if `flip`.
+    """Each image's box stretched to the whole image, mirrored where `flip`: x (N, C, H, W) to the same shape.
 
     Bilinear between pixel centres: output o of a side of S pixels reads the source at start + (o + 1/2) length / S −
     1/2, held inside the box. No box exceeds the image, so antialiasing has nothing to do.
+
+    `box` is (N, 4), with top, left, height and width in pixels; `flip` is (N,) of truth values.
     """
     _require_images(x)
     require(
@@ -245,7 +260,7 @@ def _source(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 
 def gray(x: Tensor) -> Tensor:
-    """Luminance 0.2989 R + 0.587 G + 0.114 B, (N, 1, H, W); an image of one channel is its own."""
+    """Luminance 0.2989 R + 0.587 G + 0.114 B of x (N, C, H, W), (N, 1, H, W); an image of one channel is its own."""
     _require_images(x)
     if x.shape[1] == 1:
         return x
@@ -260,13 +275,16 @@ def brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """m + factor · (x − m), held in [0, 1], with m the mean luminance of the image."""
+    """m + factor · (x − m), held in [0, 1], with m the mean luminance of the image; x (N, C, H, W), factor (N,)."""
     _require_images(x, factor)
     return _blend(x, gray(x).mean((1, 2, 3), keepdim=True), _each(factor))
 
 
 def saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """g + factor · (x − g), held in [0, 1], with g the luminance of the pixel; leaves one channel unchanged."""
+    """g + factor · (x − g), held in [0, 1], with g the luminance of the pixel; x (N, C, H, W), factor (N,).
+
+    Images of one channel stay as they are, up to rounding.
+    """
     _require_images(x, factor)
     return _blend(x, gray(x), _each(factor))
 
@@ -276,10 +294,14 @@ def _blend(x: Tensor, reference: Tensor, factor: Tensor) -> Tensor:
 
 
 def hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Hue turned by `shift` turns at fixed maximum v and minimum v − c of the channels; leaves one channel unchanged.
+    """Hue of x (N, C, H, W) turned by `shift` (N,) turns at fixed maximum v and minimum v − c of the channels.
 
     With h the hue of HSV in turns, a channel is v − c · clamp(2 − 6 d, 0, 1), where d is the distance on the circle
-    from h to the channel's complement: 1/2 for red, 5/6 for green, 1/6 for blue.
+    from h to the channel's complement: 1/2 for red, 5/6 for green, 1/6 for blue. One channel is left unchanged.
+
+    >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    >>> views.hue(red, torch.tensor([1 / 3])).flatten().round(decimals=4).tolist()  # green
+    [0.0, 1.0, 0.0]
     """
     _require_images(x, shift)
     if x.shape[1] == 1:
@@ -297,9 +319,12 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of standard deviation `sigma` (N,) in pixels, edges mirrored, over 2 r + 1 pixels each way.
+    """Gaussian blur of x (N, C, H, W) with the standard deviations `sigma` (N,) in pixels, edges mirrored.
 
-    r is a twentieth of the shorter side and at least 1, which is SimCLR's window of a tenth of the image.
+    The window has 2 r + 1 pixels each way; r is a twentieth of the shorter side and at least 1, which is SimCLR's
+    window of a tenth of the image.
+
+    **Raises** `ValueError` if a side has less than 2 pixels.
     """
     _require_images(x, sigma)
     require(min(x.shape[-2:]) > 1, f"Images of {tuple(x.shape[-2:])} pixels have no edges to mirror; 2 are needed.")

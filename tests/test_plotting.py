@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sslbook import plotting
+from sslbook import plotting, views
 from sslbook.papers.geometry.plan import COLOURS, DASHES
 
 LIGHT, DARK = "#ffffff", "#121212"
@@ -180,6 +180,23 @@ def test_a_personal_style_changes_no_figure(frame, shown, tmp_path):
 def test_a_sheet_holds_every_image(shown):
     plotting.show(plotting.sheet(torch.rand(11, 3, 8, 8), columns=4), caption="c", alt="a")
     assert shown[0]["text/html"].count("<image") == 11
+
+
+def test_each_policy_sees_an_image_with_the_same_random_numbers():
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    policies = {"large": views.policy("large"), "again": views.policy("large"), "small": views.policy("small")}
+    panels = plotting.views(images, policies, seed=1).axes
+    once, again, small = (np.stack([ax.get_images()[0].get_array() for ax in panels[i : i + 16]]) for i in (0, 16, 32))
+    assert np.array_equal(once, again) and np.array_equal(once[::8], small[::8]) and not np.array_equal(once, small)
+    assert np.allclose(once[::8], images.permute(0, 2, 3, 1) / 255)
+    assert [ax.get_title() for ax in panels if ax.get_title()] == list(policies)
+
+
+def test_dotted_lines_cross_the_axes_at_their_heights(frame):
+    ax = plotting.curves_with_band(frame, "epoch", "rank", "strength", dotted=[-0.25, 0.5]).axes[0]
+    dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[0] for line in dotted] == [-0.25, 0.5]
+    assert all(list(line.get_xdata()) == [0, 1] and line.get_transform() != ax.transData for line in dotted)
 
 
 def test_a_figure_without_words_is_refused(frame):

@@ -21,7 +21,11 @@ from sslbook.tensors import paired, unit
 
 
 class UpperBound(NamedTuple):
-    """The parts of `info_nce_upper_bound`: scalars, and for each anchor the index of its nearest negative."""
+    """The parts of `info_nce_upper_bound`.
+
+    `total` (in nats), `invariance` and `repulsion` (mean cosines) are scalars; `nearest` (N,) holds for each anchor the
+    index of its nearest negative.
+    """
 
     total: Tensor
     invariance: Tensor
@@ -32,11 +36,22 @@ class UpperBound(NamedTuple):
 def info_nce(z1: Tensor, z2: Tensor, *, beta: float = 2.0, symmetric: bool = False) -> Tensor:
     """Contrastive loss whose denominator holds neither the positive nor the anchor: the mean of l_i.
 
-    `beta` is the inverse temperature. Anchors are the rows of `z1`; `symmetric` averages over the anchors of both
-    views. It can be negative; with N ≤ D + 1 and beta > 0 its minimum is −β − β/(N − 1) + log 2(N − 1), reached by
-    a regular simplex with identical views. If all outputs are equal it is log 2(N − 1).
+    Source: Cosentino et al. 2022, Eq. 1.
 
-    Source: Cosentino et al. 2022, Eq. 1. Raises `ValueError` if beta is not in ±1e30, the shapes differ or N < 2.
+    **Arguments**
+
+    - `z1`, `z2` (N, D): outputs for the two views. The rows of `z1` are the anchors.
+    - `beta` in ±1e30: the inverse temperature.
+    - `symmetric`: average over the anchors of both views.
+
+    **Returns** a scalar in nats, which can be negative. If all outputs are equal it is log 2(N − 1). With N ≤ D + 1 and
+    beta > 0 its minimum is −β − β/(N − 1) + log 2(N − 1), reached by a regular simplex with identical views.
+
+    **Raises** `ValueError` if beta is not in ±1e30, the shapes differ or N < 2.
+
+    >>> z = torch.eye(3)  # l_i = log 4 − β
+    >>> print(f"{losses.info_nce(z, z, beta=2.0):.4f}")
+    -0.6137
     """
     require_choice("symmetric", symmetric, (False, True))
     loss, n = _terms(z1, z2, beta, symmetric).mean(), len(z1)
@@ -47,10 +62,18 @@ def info_nce(z1: Tensor, z2: Tensor, *, beta: float = 2.0, symmetric: bool = Fal
 def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float) -> Tensor:
     """SimCLR's loss: cross-entropy of finding, for each of the 2N views, its partner among the 2N − 1 others.
 
-    With β = 1/temperature it is the mean of softplus(l_i) over the anchors of both views, hence at least 0; if all
-    outputs are equal it is log(2N − 1).
+    With β = 1/temperature it is the mean of softplus(l_i) over the anchors of both views.
+    Source: Chen et al. 2020, Eq. 1.
 
-    Source: Chen et al. 2020, Eq. 1. Raises `ValueError` if the temperature is below 1e-30, the shapes differ or N < 2.
+    `z1` and `z2` are (N, D), `temperature` is at least 1e-30.
+
+    **Returns** a scalar in nats, at least 0; log(2N − 1) if all outputs are equal.
+
+    **Raises** `ValueError` if the temperature is below 1e-30, the shapes differ or N < 2.
+
+    >>> z = torch.ones(2, 8)  # log 3
+    >>> print(f"{losses.nt_xent(z, z, temperature=0.5):.4f}")
+    1.0986
     """
     require_number("The temperature", temperature, least=1e-30)
     # The default threshold of 20 would cut off at 2e-9, which float64 can tell from 0.
@@ -64,11 +87,15 @@ def cross_view_info_nce(x: Tensor, y: Tensor, *, temperature: float) -> Tensor:
 
         row = (1/N) Σ_i [log Σ_j exp(s_ij/τ) − s_ii/τ],   column = (1/N) Σ_j [log Σ_i exp(s_ij/τ) − s_jj/τ].
 
-    The positive stands in the denominator, and negatives come from the other view only. It is at least 0, and log N
-    if all outputs are equal. ε times each of the two at τ = ε bounds `matching_gap` from above.
+    The positive stands in the denominator, and negatives come from the other view only.
+    Source: Radford et al. 2021, Fig. 3.
 
-    Source: Radford et al. 2021, Fig. 3. Raises `ValueError` if the temperature is below 1e-30, the shapes differ or
-    N < 2.
+    `x` and `y` are (N, D), `temperature` is at least 1e-30.
+
+    **Returns** a scalar in nats, at least 0; log N if all outputs are equal. ε times each direction at τ = ε bounds
+    `matching_gap` from above.
+
+    **Raises** `ValueError` if the temperature is below 1e-30, the shapes differ or N < 2.
     """
     require_number("The temperature", temperature, least=1e-30)
     row, column = _cross_view(x, y, temperature)
@@ -81,12 +108,20 @@ def info_nce_upper_bound(z1: Tensor, z2: Tensor, *, beta: float = 2.0) -> UpperB
         total = β·invariance + β·repulsion + log 2(N − 1)
         invariance = −(1/N) Σ_i ⟨f_i^(1), f_i^(2)⟩,   repulsion = (1/N) Σ_i max_{l ∈ B₋ᵢ} ⟨f_i^(1), f_l⟩
 
-    `nearest[i]` is the arg max, an index into `torch.cat([z1, z2])`, the first one among equals. For β ≥ 0
+    Source: Cosentino et al. 2022, Prop. 3.1 and Eq. 3, which need β ≥ 0.
+
+    `z1` and `z2` are (N, D); `beta` is the inverse temperature, in 0 … 1e30.
+
+    **Returns** an `UpperBound`. `nearest[i]` is the arg max, an index into `torch.cat([z1, z2])`, the first one among
+    equals. It holds that
 
         0 ≤ total − info_nce ≤ log 2(N − 1),   invariance ≥ −1,   repulsion ≥ −1/(N − 1).
 
-    Source: Cosentino et al. 2022, Prop. 3.1 and Eq. 3, which need β ≥ 0. Raises `ValueError` if β lies outside
-    0 … 1e30, the shapes differ or N < 2.
+    **Raises** `ValueError` if β lies outside 0 … 1e30, the shapes differ or N < 2.
+
+    >>> z = torch.eye(3)
+    >>> losses.info_nce_upper_bound(z, z).nearest
+    tensor([1, 0, 0])
     """
     require_number("beta", beta, least=0, most=1e30)
     f1, f2 = _normalised(z1, z2)

@@ -25,7 +25,11 @@ _WEIGHT = {"cosine": 1.0, "sqeuclidean": 2.0, "circular_variance": 0.5}  # of �
 
 
 class Plan(NamedTuple):
-    """What `sinkhorn` found: `plan` (..., N, N), `f` and `g` (..., N), `error` (...), `iterations` a scalar."""
+    """What `sinkhorn` found for each cost of a batch (...).
+
+    `plan` (..., N, N); the potentials `f` and `g` (..., N), in units of the cost; `error` (...), the L1 distance of
+    the plan's marginals from 1/N; `iterations`, a scalar.
+    """
 
     plan: Tensor
     f: Tensor
@@ -37,12 +41,23 @@ class Plan(NamedTuple):
 def sinkhorn(cost: Tensor, epsilon: float, *, tol: float = 1e-3, max_iter: int = 1000) -> Plan:
     """The plan P_ε = exp((f ⊕ g − C)/ε) of each `cost` (..., N, N), without gradient.
 
-    `error` is the L1 distance of its marginals from 1/N. Every ten iterations it is looked at, and all stop when none
-    of the batch is above `tol`, or at `max_iter`, with a warning. Columns are then exact up to rounding, so that
-    mean f + mean g is a lower bound of min_P [⟨P, C⟩ + ε Σ P log P], off by second order. NaN gives NaN, and
-    an infinite cost forbids a pair.
+    Source: Cuturi 2013; stabilised as in Schmitzer 2019.
 
-    Source: Cuturi 2013; stabilised as in Schmitzer 2019. Raises `ValueError` unless epsilon > 0 and C is square.
+    **Arguments**
+
+    - `cost` (..., N, N): floating point; an infinite cost forbids a pair, NaN gives NaN.
+    - `epsilon` > 0: the regularisation, in units of the cost.
+    - `tol` ≥ 0, `max_iter` ≥ 1: every ten iterations the error is looked at, and all stop when none of the batch is
+      above `tol`, or at `max_iter`, with a warning.
+
+    **Returns** a `Plan`. Its columns are exact up to rounding, so that mean f + mean g is a lower bound of
+    min_P [⟨P, C⟩ + ε Σ P log P], off by second order.
+
+    **Raises** `ValueError` unless epsilon > 0 and C is square.
+
+    >>> losses.sinkhorn(torch.zeros(2, 2), 0.1).plan
+    tensor([[0.2500, 0.2500],
+            [0.2500, 0.2500]])
     """
     require_number("epsilon", epsilon, above=0)
     _require_limits(tol, max_iter)
@@ -60,19 +75,28 @@ def sinkhorn(cost: Tensor, epsilon: float, *, tol: float = 1e-3, max_iter: int =
 def matching_gap(
     x: Tensor, y: Tensor, *, epsilon: float, cost: str = "cosine", tol: float = 1e-3, max_iter: int = 1000
 ) -> Tensor:
-    """MG_ε of the views `x` and `y` (N, D), N ≥ 1, for one of three costs, of which the last does not normalise:
-
-        "cosine"  1 − cos,   "circular_variance"  (1 − cos)/2,   "sqeuclidean"  ‖x − y‖².
-
-    For "cosine" it is at most ε times either direction of `cross_view_info_nce` at temperature ε. It does not decrease
-    in ε, and is ε log N if all outputs are equal. ε = 0 compares with the best assignment, found on the CPU: then
-    collapse costs 0. NaN gives NaN.
-
-    Value: the dual objective. Gradient: J − P, by Danskin's theorem, as accurate as the plan (`tol`, see `sinkhorn`).
-    There are no second derivatives.
+    """MG_ε of the views `x` and `y` (N, D), N ≥ 1: how much cheaper their optimal plan is than their pairing.
 
     Source: "Self-Supervised Learning with the Matching Gap" (2023), reconstructed from its abstract and reviews.
-    Raises `ValueError` if ε < 0, the cost is unknown or the shapes differ.
+
+    **Arguments**
+
+    - `epsilon` ≥ 0, in units of the cost. At 0 the pairing is compared with the best assignment, found on the CPU.
+    - `cost`: "cosine" is 1 − cos, "circular_variance" (1 − cos)/2, "sqeuclidean" ‖x − y‖², which does not normalise.
+    - `tol`, `max_iter`: as in `sinkhorn`.
+
+    **Returns** a scalar in units of the cost, at least 0. It does not decrease in ε. If all outputs are equal it is
+    ε log N: at ε = 0 collapse costs nothing. For "cosine" it is at most ε times either direction of
+    `cross_view_info_nce` at temperature ε. NaN gives NaN.
+
+    Value: the dual objective. Gradient: J − P, by Danskin's theorem, as accurate as the plan (`tol`). There are no
+    second derivatives.
+
+    **Raises** `ValueError` if ε < 0, the cost is unknown or the shapes differ.
+
+    >>> z = torch.ones(4, 8)  # 0.5 log 4
+    >>> print(f"{losses.matching_gap(z, z, epsilon=0.5):.4f}")
+    0.6931
     """
     require_choice("cost", cost, _WEIGHT)
     require_number("epsilon", epsilon, least=0)
@@ -84,10 +108,14 @@ def matching_gap(
 def multi_matching_gap(views: Tensor, *, epsilon: float, tol: float = 1e-3, max_iter: int = 1000) -> Tensor:
     """MG_ε of k ≥ 2 `views` (k, N, D): J, C and P have k axes, and C is the circular variance 1 − ‖Σ_a z_a/k‖².
 
-    Two views give `matching_gap(cost="circular_variance")`; collapse costs (k − 1) ε log N. Time and memory are N^k.
+    Source: Piran et al. 2024, with the constant that makes the minimum 0.
 
-    Source: Piran et al. 2024, with the constant that makes the minimum 0. Raises `ValueError` if ε is not positive,
-    the shape is another one or N^k exceeds 2²⁸.
+    `epsilon` > 0 is in units of the cost; for `tol` and `max_iter` see `sinkhorn`.
+
+    **Returns** a scalar: of two views that of `matching_gap(cost="circular_variance")`; at collapse (k − 1) ε log N.
+    Time and memory are N^k.
+
+    **Raises** `ValueError` if ε is not positive, the shape is another one or N^k exceeds 2²⁸.
     """
     require_number("epsilon", epsilon, above=0)
     _require_limits(tol, max_iter)

@@ -21,15 +21,25 @@ from sslbook.tensors import paired, power_of_two
 def vicreg(
     z1: Tensor, z2: Tensor, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
 ) -> Tensor:
-    """Variance–invariance–covariance loss, at least 0; with V and K the unbiased variances and covariances of a view
+    """Variance–invariance–covariance loss of two views.
+
+    With V and K the unbiased variances and covariances of a view it is
 
         invariance · mean_nd (z1 − z2)²
         + Σ_views [variance/2 · mean_d max(0, 1 − √(V_d + 1e-4)) + covariance/D · Σ_{d ≠ e} K_de²].
 
-    The conventions are those of the authors' code: the paper prints the hinge without its half, and the squared
-    distance not divided by D. Collapsed views cost 0.99 · variance.
+    Source: Bardes et al. 2022, section 4, with the conventions of the authors' code: the paper prints the hinge without
+    its half, and the squared distance not divided by D.
 
-    Source: Bardes et al. 2022, section 4. Raises `ValueError` if a weight is negative, the shapes differ or N < 2.
+    `z1` and `z2` are (N, D); the three weights are at least 0.
+
+    **Returns** a scalar, at least 0. Collapsed views cost 0.99 · variance.
+
+    **Raises** `ValueError` if a weight is negative, the shapes differ or N < 2.
+
+    >>> z = torch.zeros(4, 8)
+    >>> print(f"{losses.vicreg(z, z):.2f}")
+    24.75
     """
     for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
         require_number(name, weight, least=0)
@@ -46,10 +56,19 @@ def vicreg(
 def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float = 5e-3) -> Tensor:
     """Σ_d (1 − K_dd)² + redundancy · Σ_{d ≠ e} K_de², K (D, D) the correlations of the coordinates across the views.
 
-    Coordinates are divided by √(V + 1e-5), V their biased variance, as in batch norm: for identical views K_dd is
-    V/(V + 1e-5), and their first sum 0 up to that. A coordinate that is constant counts 1.
+    Coordinates are divided by √(V + 1e-5), V their biased variance, as in batch norm.
+    Source: Zbontar et al. 2021, Eq. 1 and 2.
 
-    Source: Zbontar et al. 2021, Eq. 1 and 2. Raises `ValueError` if the weight is negative, the shapes differ or N < 2.
+    `z1` and `z2` are (N, D); `redundancy` is at least 0.
+
+    **Returns** a scalar, at least 0. For identical views K_dd is V/(V + 1e-5), and the first sum 0 up to that. A
+    coordinate that is constant counts 1.
+
+    **Raises** `ValueError` if the weight is negative, the shapes differ or N < 2.
+
+    >>> z = torch.zeros(4, 8)
+    >>> print(f"{losses.barlow_twins(z, z):.2f}")
+    8.00
     """
     require_number("redundancy", redundancy, least=0)
     z1, z2 = map(_standardised, paired(z1, z2))

@@ -61,7 +61,8 @@ def elbo_ssl(
 
     The released code sums over the batch too. A mean would not be the same with Adam's ε of 1e-4.
 
-    Raises `ValueError` for an unknown name, a variance that is not positive and finite, or shapes that do not match.
+    **Raises** `ValueError` for an unknown name, a variance that is not positive and finite, or shapes that do not
+    match.
     """
     require_choice("reduction", reduction, ("sum", "none"))
     _require_floating(x=x, x_hat=x_hat, mean=mean, log_variance=log_variance)
@@ -106,7 +107,7 @@ def gaussian_log_likelihood(x: Tensor, x_hat: Tensor, sigma_x2: float) -> Tensor
 def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
     """Σ [x log s + (1 − x) log(1 − s)], s = sigmoid(logits), of binary images (…, C, H, W): (…).
 
-    Raises `ValueError`, on a processor, if a pixel is neither 0 nor 1.
+    **Raises** `ValueError`, on a processor, if a pixel is neither 0 nor 1.
     """
     _require_images(x, logits)
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -136,7 +137,7 @@ def group_log_prior(mean: Tensor, log_variance: Tensor | None = None, *, sigma2:
         "uniform"   density 1 for every ψ, integrated out: c = −½ [(J − 1) log 2πσ² + log J];
         "standard"  no group: each z^j ~ N(0, I), the plain VAE; c = −½ J log 2π.
 
-    Raises `ValueError` for an unknown prior, σ² not positive and finite, and J = 1 where a group is needed.
+    **Raises** `ValueError` for an unknown prior, σ² not positive and finite, and J = 1 where a group is needed.
     """
     constant = _weights(prior, sigma2, _views(mean)).constant
     return -0.5 * group_quadratic(mean, log_variance, sigma2=sigma2, prior=prior).sum(-1) + mean.shape[-1] * constant
@@ -205,7 +206,9 @@ def consistency(mean: Tensor, log_variance: Tensor) -> Tensor:
     For two views it is the mean of both directions. CR-VAE takes the direction from the transformed image to the
     original; of two views none is the original, so the symmetric form is ours.
 
-    Source: Sinha and Dieng 2021, whose abstract we have read. Raises `ValueError` if J = 1.
+    Source: Sinha and Dieng 2021, whose abstract we have read.
+
+    **Raises** `ValueError` if J = 1.
     """
     require(_views(mean) >= 2, "There is 1 view in a group; its consistency needs at least 2.")
     _require_alike(mean, log_variance)
@@ -228,7 +231,9 @@ def importance_log_likelihood(
     `log_joint` maps z (k, J, N, L) to log p(x, z) (k, N); `chunk` is the largest k, which bounds the memory. The mean
     of the estimate does not decrease in K and never exceeds log p(x); with q = p(z | x) it is exact for every K.
 
-    Source: Burda et al. 2016, Theorem 1. Raises `ValueError` unless `samples` and `chunk` are at least 1.
+    Source: Burda et al. 2016, Theorem 1.
+
+    **Raises** `ValueError` unless `samples` and `chunk` are at least 1.
     """
     require(callable(log_joint), f"log_joint is of type {type(log_joint).__name__}; it must be a function of z.")
     require_number("samples", samples, least=1, whole=True)

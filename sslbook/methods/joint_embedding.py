@@ -12,7 +12,10 @@ from sslbook.models import Encoder, projector
 
 
 class JointEmbedding(Method):
-    """`g(h(x))` for both views in one forward pass (batch norm sees all 2N views), then `pair_loss(z1, z2)`."""
+    """`g(h(x))` for both views in one forward pass (batch norm sees all 2N views), then `pair_loss(z1, z2)`.
+
+    `widths` are those of `models.projector`; `encode` gives h, before the projector.
+    """
 
     def __init__(self, encoder: Encoder, widths: tuple[int, ...], pair_loss: Callable[[Tensor, Tensor], Tensor]):
         super().__init__()
@@ -46,5 +49,5 @@ class Pairwise(Part):
         return JointEmbedding(encoder, self.widths, self.pair_loss)
 
     def pair_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """The loss between projections (N, D) of two views of the same N images."""
+        """The loss, a scalar, between projections (N, D) of two views of the same N images."""
         raise NotImplementedError(f"{type(self).__name__} defines no loss.")

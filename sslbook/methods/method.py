@@ -7,8 +7,11 @@ from torch import Tensor, nn
 
 
 class Batch(NamedTuple):
-    """What a step gets: `views` (k, N, C, H, W) in [0, 1], `labels` (N,), `noise` as `Method.draw` made it, and
-    `progress`, the share of training done after this step, a tensor () in (0, 1]."""
+    """What a step gets, as tensors.
+
+    `views` (k, N, C, H, W) in [0, 1]; `labels` (N,); `noise`, as `Method.draw` made it; `progress` () in (0, 1], the
+    share of training done after this step.
+    """
 
     views: Tensor
     labels: Tensor
@@ -34,7 +37,7 @@ class Method(nn.Module):
         return ()
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, a scalar, and scalars to log by name."""
+        """The loss of a batch, a scalar, and scalars to log by name."""
         raise NotImplementedError(f"{type(self).__name__} defines no loss.")
 
     def encode(self, images: Tensor) -> Tensor:

@@ -10,10 +10,15 @@ from sslbook.methods.joint_embedding import Pairwise
 
 @dataclass(frozen=True)
 class SimCLR(Pairwise, slot="method"):
-    """SimCLR (Chen et al. 2020) with one of three contrastive losses at inverse temperature `beta`.
+    """SimCLR with one of three contrastive losses at inverse temperature `beta` > 0. Source: Chen et al. 2020.
 
     `loss="info_nce"` is Eq. 1 of Cosentino et al. (2022), symmetrised; `"nt_xent"` SimCLR's own; `"cross_view"` the
     one whose negatives come from the other view alone.
+
+    >>> method = methods.SimCLR(widths=(128,), loss="nt_xent", beta=2.0)
+    >>> z = torch.ones(2, 8)
+    >>> print(f"{method.pair_loss(z, z):.4f}")
+    1.0986
     """
 
     loss: Literal["info_nce", "nt_xent", "cross_view"] = "info_nce"
@@ -32,7 +37,7 @@ class SimCLR(Pairwise, slot="method"):
 
 @dataclass(frozen=True)
 class MatchingGap(Pairwise, slot="method"):
-    """The entropic matching gap with cost 1 − cos (submitted to ICLR 2024); `epsilon` is in units of the cost."""
+    """The matching gap with cost 1 − cos, see `losses.matching_gap`; `epsilon` ≥ 0 is in units of the cost."""
 
     epsilon: float = 0.2
 
@@ -46,7 +51,7 @@ class MatchingGap(Pairwise, slot="method"):
 
 @dataclass(frozen=True)
 class VICReg(Pairwise, slot="method"):
-    """VICReg (Bardes et al. 2022) with the weights of its paper."""
+    """VICReg with the weights of its paper. Source: Bardes et al. 2022."""
 
     def pair_loss(self, z1, z2):
         return losses.vicreg(z1, z2)

@@ -82,12 +82,20 @@ class LatentVariable(Method):
         return losses.importance_log_likelihood(log_joint, mean, log_variance, samples=samples, generator=generator)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Mean images (n, C, H, W) at latents drawn from the model's p(z)."""
+        """Mean images (n, C, H, W) at latents drawn from the model's p(z).
+
+        **Raises** `ValueError` if p(z) is improper, as with SimVAE's prior "uniform".
+        """
         return self.decode(self.part.prior_scale * self._normal(n, generator=generator))
 
     def sample_group(self, views: Tensor, n: int, *, sigma2: float, generator: torch.Generator | None = None) -> Tensor:
-        """Mean images (n, N, C, H, W) at latents from N(ψ, σ² I), ψ the mean over J views (J, N, C, H, W) of their
-        posterior means: further views of the same N images, as SimVAE with this σ² sees them."""
+        """Mean images (n, N, C, H, W): further views of the same N images, as SimVAE with this σ² sees them.
+
+        The latents are drawn from N(ψ, σ² I), with ψ the mean over the J `views` (J, N, C, H, W) of their posterior
+        means.
+
+        **Raises** `ValueError` if the views have another shape.
+        """
         require(views.ndim == 5, f"The views have the shape {tuple(views.shape)}; it must be (J, N, C, H, W).")
         centre = self.encode(views.flatten(0, 1)).unflatten(0, views.shape[:2]).mean(0)
         return self.decode(centre + sigma2**0.5 * self._normal(n, len(centre), generator=generator))
@@ -108,9 +116,11 @@ class LatentVariable(Method):
 class Variational(Part):
     """Base of the parts whose method is a `LatentVariable`.
 
-    For `likelihood` and `sigma_x2` see `losses.reconstruction`. `views` is J, the views of each image in a step.
-    `entropy_weight` is 1 in the bound; 2π is the slip in the last release of SimVAE's code. `binarised` sets pixels to
-    0 or 1, at a threshold of 0.5.
+    For `likelihood` and `sigma_x2` > 0 see `losses.reconstruction`. `views` is J, the views of each image in a step.
+    `entropy_weight` > 0 is 1 in the bound; 2π is the slip in the last release of SimVAE's code. `binarised` sets pixels
+    to 0 or 1, at a threshold of 0.5.
+
+    **Raises** `ValueError` for a value out of range, and for "bernoulli" without `binarised`.
     """
 
     decoder: Part = _DECODER
@@ -134,7 +144,10 @@ class Variational(Part):
         )
 
     def build(self, encoder: Encoder, about: Info) -> LatentVariable:
-        """The model with PyTorch's default initialisation; raises `ValueError` for an encoder without a posterior."""
+        """The model with PyTorch's default initialisation.
+
+        **Raises** `ValueError` for an encoder without a posterior.
+        """
         require(
             isinstance(encoder, GaussianEncoder),
             f"{type(self).__name__} needs an encoder that gives a posterior, such as MLP or GaussianResNet; this one "
@@ -167,14 +180,17 @@ class Variational(Part):
 
 @dataclass(frozen=True)
 class VAE(Variational, slot="method"):
-    """The variational autoencoder (Kingma and Welling 2014) on the same views: each has its own latent from N(0, I)."""
+    """The variational autoencoder on the same views: each has its own latent from N(0, I).
+
+    Source: Kingma and Welling 2014.
+    """
 
 
 @dataclass(frozen=True)
 class BetaVAE(Variational, slot="method"):
-    """The VAE whose divergence from the prior, −(entropy + prior), counts `beta` times (Higgins et al. 2017).
+    """The VAE whose divergence from the prior, −(entropy + prior), counts `beta` > 0 times.
 
-    The `beta` of 4 is our choice.
+    Source: Higgins et al. 2017. The `beta` of 4 is our choice.
     """
 
     beta: float = 4.0
@@ -190,9 +206,9 @@ class BetaVAE(Variational, slot="method"):
 
 @dataclass(frozen=True)
 class CRVAE(Variational, slot="method"):
-    """The VAE with `consistency` times the disagreement of the posteriors of the views (Sinha and Dieng 2021).
+    """The VAE with `consistency` > 0 times the disagreement of the posteriors of J ≥ 2 views; see `losses.consistency`.
 
-    The weight of 1 is our choice.
+    Source: Sinha and Dieng 2021. The weight of 1 is our choice.
     """
 
     consistency: float = 1.0
@@ -210,10 +226,15 @@ class CRVAE(Variational, slot="method"):
 
 @dataclass(frozen=True)
 class SimVAE(Variational, slot="method"):
-    """SimVAE (Bizeul et al. 2024): the latents of an image's views lie around a mean of their own, N(ψ, σ² I).
+    """SimVAE: the latents of an image's J ≥ 2 views lie around a mean of their own, N(ψ, σ² I).
 
-    `sigma2` is σ². `prior` says what becomes of ψ, as in `losses.group_log_prior`: "plug_in" is the released Gaussian
-    prior, "uniform" the released uniform one, "marginal" the exact integral of the former.
+    Source: Bizeul et al. 2024.
+
+    `sigma2` > 0 is σ². `prior` says what becomes of ψ, as in `losses.group_log_prior`: "plug_in" is the released
+    Gaussian prior, "uniform" the released uniform one, "marginal" the exact integral of the former.
+
+    >>> round(methods.SimVAE(sigma2=0.21).prior_scale, 6)  # √(1 + σ²)
+    1.1
     """
 
     sigma2: float = 0.15

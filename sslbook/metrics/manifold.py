@@ -23,8 +23,10 @@ _CHUNK = 2**20
 
 
 class Tangents(NamedTuple):
-    """Q subspaces of dimension d_i: `dimension` (Q,); `first` (Q,); `basis` (Σ d_i, D), for subspace i the orthonormal
-    rows first_i … first_i + d_i − 1.
+    """Q subspaces of ℝ^D of dimensions d_i.
+
+    `dimension` (Q,) holds the d_i; `first` is (Q,); `basis` (Σ d_i, D) has for subspace i the orthonormal rows
+    first_i … first_i + d_i − 1.
     """
 
     basis: Tensor
@@ -39,7 +41,14 @@ def neighbor_count(neighborhood: Neighborhood) -> Tensor:
 
 @torch.no_grad()
 def diameter(neighborhood: Neighborhood, candidates: Tensor) -> Tensor:
-    """max ‖x_j − x_l‖ over the NNK neighbours of each query (Q,), in [0, 2] for unit features; 0 for one or none."""
+    """max ‖x_j − x_l‖ over the NNK neighbours of each query (Q,), in [0, 2] for unit features; 0 for one or none.
+
+    `candidates` (N, D) are those of which `neighborhood` holds the indices.
+
+    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    >>> metrics.diameter(metrics.nnk(z, k=2), z)[1]  # of the neighbours on either side
+    tensor(2.)
+    """
     candidates = promoted(finite("candidates", candidates, 2))
     found = candidates.new_zeros(len(neighborhood.indices))
     for rows, index, inside in _chunks(neighborhood, len(candidates), candidates.shape[1]):
@@ -56,7 +65,10 @@ def tangents(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | N
     """Eigenvectors of Σ_j (x_j − x_i)(x_j − x_i)ᵀ over the NNK neighbours j of query i, with λ_r ≥ SHARE · λ_1.
 
     Centred on the query, so that n neighbours give up to n directions; the companion code centres on their mean.
-    Dimension 0 if there is no neighbour, or only a copy of the query.
+
+    `queries` are (Q, D) and `candidates` (N, D); `None` means that the queries are the candidates.
+
+    **Returns** `Tangents`, of dimension 0 where there is no neighbour, or only a copy of the query.
     """
     candidates, queries = matched(candidates=queries if candidates is None else candidates, queries=queries)
     count = len(neighborhood.indices)
@@ -74,7 +86,12 @@ def tangents(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | N
 
 
 def local_dimension(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | None = None) -> Tensor:
-    """Low-rank dimension (Q,) of the neighbourhoods, that of their `tangents`."""
+    """Low-rank dimension (Q,) of the neighbourhoods, that of their `tangents`.
+
+    >>> line = torch.linspace(0, 1, 9)[:, None] * torch.ones(3)
+    >>> metrics.local_dimension(metrics.nnk(line, k=4, kernel="gaussian", bandwidth=1.0), line).unique()
+    tensor([1])
+    """
     return tangents(neighborhood, queries, candidates).dimension
 
 
@@ -82,10 +99,11 @@ def local_dimension(neighborhood: Neighborhood, queries: Tensor, candidates: Ten
 def affinity(neighborhood: Neighborhood, own: Tangents, others: Tangents | None = None) -> Tensor:
     """Mean affinity (Q,) of the tangents of a query with those of all its NNK neighbours, in [0, 1]; 1 if all is flat.
 
-    Two subspaces have the affinity ‖UᵀV‖_F / √min(d_U, d_V) = √(Σ cos²ϑ_r / min(d_U, d_V)), ϑ_r their principal angles
-    (Soltanolkotabi and Candès 2012); drawn uniformly from ℝ^D, the mean square max(d_U, d_V)/D. One of dimension 0 has
-    none and is left out; without any other the result is NaN. `own` are the `tangents` of the queries, `others` those
-    of the candidates (`None`: the same).
+    Two subspaces have the affinity ‖UᵀV‖_F / √min(d_U, d_V) = √(Σ cos²ϑ_r / min(d_U, d_V)), ϑ_r their principal angles.
+    Source: Soltanolkotabi and Candès 2012. Drawn uniformly from ℝ^D, they have the mean square max(d_U, d_V)/D.
+
+    `own` are the `tangents` of the queries, `others` those of the candidates (`None`: the same). A subspace of
+    dimension 0 has no affinity and is left out; without any other the result is NaN.
     """
     others = others or own
     count, width = len(neighborhood.indices), int(others.dimension.max().clamp(min=1)) * others.basis.shape[1]
@@ -106,7 +124,10 @@ def affinity_nearest(neighborhood: Neighborhood, own: Tangents, others: Tangents
 
 
 def affinity_random(own: Tangents, others: Tangents | None = None, *, seed: int = 0) -> Tensor:
-    """`affinity` (Q,) with one random candidate each, never itself: the baseline of the other two."""
+    """`affinity` (Q,) with one random candidate each, never itself: the baseline of the other two.
+
+    `seed`, at least 0, decides the candidates. **Raises** `ValueError` if there is no other tangent.
+    """
     count, most = len(own.dimension), len((others or own).dimension) - (others is None)
     require(most > 0, "There is one tangent; it needs another one.")
     require_number("seed", seed, least=0, whole=True)

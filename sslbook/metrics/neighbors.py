@@ -20,8 +20,11 @@ _CHUNK = 2**24
 def label_agreement(labels: Tensor, nearest: Tensor) -> float:
     """Share of the N anchors, in [0, 1], whose nearest negative has the anchor's label.
 
-    `labels` is (N,); `nearest` (N,) indexes the 2N views [z1; z2] of the same images, as
-    `losses.info_nce_upper_bound` returns it. Source: Cosentino et al. 2022, Fig. 6.
+    Source: Cosentino et al. 2022, Fig. 6. `labels` is (N,); `nearest` (N,) indexes the 2N views [z1; z2] of the same
+    images, as `losses.info_nce_upper_bound` returns it.
+
+    >>> metrics.label_agreement(torch.tensor([7, 7, 3]), torch.tensor([1, 3, 0]))
+    0.6666666666666666
     """
     labels = integers("labels", labels)
     nearest = integers("nearest", nearest, least=0, most=2 * len(labels) - 1)
@@ -33,10 +36,13 @@ def label_agreement(labels: Tensor, nearest: Tensor) -> float:
 
 
 def agreement_limit(labels: Tensor, batch_size: int) -> float:
-    """The most that `label_agreement` can be on average in batches of N = `batch_size` distinct images.
+    """The most that `label_agreement` can be on average in batches of N = `batch_size` distinct images, in [0, 1].
 
     It is the probability that the other N − 1 images, drawn uniformly from all those with the given `labels` (M,),
-    hold at least one with the anchor's label: Σ_c (n_c/M) [1 − C(M − n_c, N − 1)/C(M − 1, N − 1)].
+    hold at least one with the anchor's label: Σ_c (n_c/M) [1 − C(M − n_c, N − 1)/C(M − 1, N − 1)]. N lies in 2 … M.
+
+    >>> round(metrics.agreement_limit(torch.tensor([0, 0, 1, 1]), 2), 6)  # one of three others
+    0.333333
     """
     labels = integers("labels", labels)
     total = len(labels)
@@ -51,11 +57,22 @@ def knn_accuracy(
 ) -> float:
     """Share of test features, in [0, 1], whose label wins the vote of their k nearest training features.
 
-    Nearest by cosine similarity s, a vote weighs exp(s/temperature); among equal votes the smallest label wins.
-    `train` is (M, D), `test` (N, D); a test label unknown to the training labels counts as an error. Memory does not
-    grow with N.
+    Nearest by cosine similarity s, a vote weighs exp(s/temperature). Source: Wu et al. 2018, Sec. 3.4.
 
-    Source: Wu et al. 2018, Sec. 3.4. Raises `ValueError` if shapes do not match, k exceeds M or temperature ≤ 0.
+    **Arguments**
+
+    - `train` (M, D), `test` (N, D), with labels (M,) and (N,). A test label unknown to the training labels counts as an
+      error.
+    - `k` in 1 … M; among equal votes the smallest label wins.
+    - `temperature` > 0.
+
+    Memory does not grow with N.
+
+    **Raises** `ValueError` if shapes do not match, k exceeds M or temperature ≤ 0.
+
+    >>> x, y = torch.eye(3), torch.arange(3)
+    >>> metrics.knn_accuracy(x, y, 2 * x, y, k=1)
+    1.0
     """
     train, train_labels, test, test_labels = labelled(train=(train, train_labels), test=(test, test_labels))
     require_number("k", k, least=1, most=len(train), whole=True)
@@ -78,11 +95,12 @@ def two_nn(features: Tensor, *, discard: float = 0.1) -> float:
     """Intrinsic dimension by TwoNN: the slope through 0 of −ln(1 − F(μ)) against ln μ, μ = r₂/r₁.
 
     r₁ and r₂ are the Euclidean distances of a feature to its two nearest others, F(μ_(i)) = i/N the empirical
-    distribution; the `discard` share of largest μ is left out. `features` is (N, D). A feature with a copy (r₁ = 0) is
-    left out first.
+    distribution. Source: Facco et al. 2017.
 
-    Source: Facco et al. 2017. Raises `ValueError` if fewer than three features are distinct, or `discard` is not in
-    (0, 1).
+    `features` is (N, D). A feature with a copy (r₁ = 0) is left out first, then the `discard` share, in (0, 1), of the
+    largest μ.
+
+    **Raises** `ValueError` if fewer than three features are distinct, or `discard` is not in (0, 1).
     """
     features = promoted(finite("features", features, 2))
     require_number("discard", discard, above=0)

@@ -20,12 +20,18 @@ PENALTIES = tuple(10.0**k for k in range(-6, 2))
 def linear_probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
     """Accuracy, in [0, 1], on `test` of multinomial logistic regression fitted to `train`.
 
-    Features (M, D) and (N, D) are standardised by the mean and deviation of `train`; the fit minimises the mean
-    cross-entropy + (L2/2)‖W‖², biases free, from 0 by full-batch L-BFGS with at most `ITERATIONS` iterations. Nothing
-    is random and nothing is chosen by looking at `test`. Labels are integers of any type; a test label unknown to the
-    training labels counts as an error.
+    Features are standardised by the mean and deviation of `train`. The fit minimises the mean cross-entropy +
+    (L2/2)‖W‖², biases free, from 0 by full-batch L-BFGS with at most `ITERATIONS` iterations. Nothing is random and
+    nothing is chosen by looking at `test`.
 
-    Raises `ValueError` if shapes do not match, a label is no integer or a feature is not finite.
+    `train` is (M, D) and `test` (N, D), with labels of any integer type. A test label unknown to the training labels
+    counts as an error.
+
+    **Raises** `ValueError` if shapes do not match, a label is no integer or a feature is not finite.
+
+    >>> x, y = torch.eye(2).repeat(4, 1), torch.arange(2).repeat(4)
+    >>> metrics.linear_probe(x, y, x, y)
+    1.0
     """
     train, train_labels, test, test_labels = labelled(train=(train, train_labels), test=(test, test_labels))
     train, test = _standardised(train, test, dtype=torch.float32)
@@ -48,13 +54,19 @@ def ridge_probe(
 ) -> Tensor:
     """R² on `test` of ridge regressions of T real targets, (T,): 1 is exact, 0 as good as the mean of the targets.
 
-    Features (M, D) are standardised by `train`, with `quadratic` joined by all products of two of them and standardised
-    again; targets are (M, T). The fit minimises the mean squared error + penalty · ‖w‖², biases free, exactly; of
-    `PENALTIES` the one with the least squared error on `validation` is taken, for each target its own. With μ the mean
-    over `test`, R² = 1 − Σ (y − ŷ)²/Σ (y − μ)²; it can be negative.
+    The fit minimises the mean squared error + penalty · ‖w‖², biases free, exactly; of `PENALTIES` the one with the
+    least squared error on `validation` is taken, for each target its own. With μ the mean over `test`,
+    R² = 1 − Σ (y − ŷ)²/Σ (y − μ)²; it can be negative.
 
-    Raises `ValueError` if shapes do not match, a number is not finite, or a target has one value only in `train` or
+    Features are (M, D), standardised by `train`; targets are (M, T). With `quadratic` all products of two features join
+    them, and all are standardised again.
+
+    **Raises** `ValueError` if shapes do not match, a number is not finite, or a target has one value only in `train` or
     `test`.
+
+    >>> x = torch.linspace(-1, 1, 9)[:, None]
+    >>> metrics.ridge_probe(x, 2 * x, x, 2 * x, x, 2 * x)
+    tensor([1.])
     """
     sets = [
         (finite(name, x, 2), finite(f"{name}_targets", y, 2))
@@ -105,13 +117,14 @@ def mlp_probe(
 ) -> float:
     """Accuracy, in [0, 1], on `test` of a network with one hidden layer of `hidden` units, by default D.
 
-    Features (M, D) are standardised by `train`; labels are integers of any type. Adam at a rate of 1e-3 minimises the
-    cross-entropy in batches of 256 for `epochs` passes, and the weights after the pass with the highest accuracy on
-    `validation` are taken, the first among equals. `seed` decides the initial weights and the order; the global stream
-    of chance is left alone.
+    Adam at a rate of 1e-3 minimises the cross-entropy in batches of 256 for `epochs` passes, and the weights after the
+    pass with the highest accuracy on `validation` are taken, the first among equals.
 
-    Raises `ValueError` if shapes do not match, a label is no integer, a feature is not finite, or `hidden` or `epochs`
-    is below 1.
+    Features (M, D) are standardised by `train`; labels are integers of any type. `seed` decides the initial weights and
+    the order; the global stream of chance is left alone.
+
+    **Raises** `ValueError` if shapes do not match, a label is no integer, a feature is not finite, or `hidden` or
+    `epochs` is below 1.
     """
     train, train_labels, validation, validation_labels, test, test_labels = labelled(
         train=(train, train_labels), validation=(validation, validation_labels), test=(test, test_labels)

@@ -17,7 +17,10 @@ from sslbook.tensors import finite, promoted, unit
 def alignment(z1: Tensor, z2: Tensor) -> float:
     """Mean of ‖ẑ1 − ẑ2‖² over the N pairs of unit features, in [0, 4]; 0 if all views agree.
 
-    `z1` and `z2` are (N, D), normalised inside. Source: Wang and Isola 2020, Sec. 4.1, with their exponent 2.
+    Source: Wang and Isola 2020, Sec. 4.1, with their exponent 2. `z1` and `z2` are (N, D), normalised inside.
+
+    >>> metrics.alignment(torch.eye(2), torch.eye(2).flip(0))
+    2.0
     """
     z1, z2 = _pairs(z1=z1, z2=z2)
     return float((unit(z1.double()) - unit(z2.double())).square().sum(1).mean())
@@ -27,7 +30,9 @@ def alignment(z1: Tensor, z2: Tensor) -> float:
 def uniformity(z: Tensor, *, t: float = 2.0) -> float:
     """log of the mean of exp(−t‖ẑ_i − ẑ_j‖²) over all pairs i ≠ j of unit features, in [−4t, 0]; 0 if all agree.
 
-    `z` is (N, D), normalised inside. Time is quadratic in N, memory linear. Source: Wang and Isola 2020, Sec. 4.1.
+    Source: Wang and Isola 2020, Sec. 4.1.
+
+    `z` is (N, D), N ≥ 2, normalised inside; `t` is positive. Time is quadratic in N, memory linear.
     """
     z = unit(promoted(finite("z", z, 2)))
     require(len(z) > 1, "There is one feature; a pair needs two.")
@@ -38,11 +43,18 @@ def uniformity(z: Tensor, *, t: float = 2.0) -> float:
 
 @torch.no_grad()
 def cka(x: Tensor, y: Tensor) -> float:
-    """Linear centred kernel alignment ‖YᵀX‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F), in [0, 1], of x (N, D1) and y (N, D2), centred.
+    """Linear centred kernel alignment ‖YᵀX‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F) of the centred x (N, D1) and y (N, D2), in [0, 1].
+
+    Source: Kornblith et al. 2019, Eq. 4, the biased form.
 
     1 if y is x rotated, scaled and shifted. Of unrelated features it is not 0 unless N is much greater than D1 and D2:
-    report its value for shuffled rows beside it. Source: Kornblith et al. 2019, Eq. 4, the biased form. Raises
-    `ValueError` also if all features of one set are equal.
+    report its value for shuffled rows beside it.
+
+    **Raises** `ValueError` also if all features of one set are equal.
+
+    >>> x = torch.eye(4)
+    >>> round(metrics.cka(x, 3 * x.flip(1) + 1), 6)
+    1.0
     """
     x, y = _pairs(x=x, y=y, same=False)
     x, y = (z.double() - z.double().mean(0) for z in (x, y))
@@ -55,7 +67,7 @@ def cka(x: Tensor, y: Tensor) -> float:
 def neighborhood_overlap(x: Tensor, y: Tensor, *, k: int = 10) -> float:
     """Mean share, in [0, 1], of the k nearest others by cosine similarity that an image has in both x and y.
 
-    `x` is (N, D1), `y` (N, D2). Unrelated features share k/(N − 1) on average.
+    `x` is (N, D1), `y` (N, D2), `k` in 1 … N − 1. Unrelated features share k/(N − 1) on average.
     """
     x, y = map(unit, _pairs(x=x, y=y, same=False))
     require_number("k", k, least=1, most=len(x) - 1, whole=True)

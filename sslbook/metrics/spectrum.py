@@ -13,10 +13,12 @@ from sslbook.tensors import finite
 
 
 def singular_values(matrix, *, centered: bool = False) -> Tensor:
-    """Singular values in descending order, (min(N, D),); `centered` first subtracts the mean of the rows.
+    """Singular values in descending order, (min(N, D),).
 
-    A 1-d argument is taken to be the singular values themselves. Raises `ValueError` for other shapes, negative
-    singular values, or a spectrum that is to be centred.
+    `matrix` is (N, D); `centered` first subtracts the mean of the rows. A 1-d argument is taken to be the singular
+    values themselves.
+
+    **Raises** `ValueError` for other shapes, negative singular values, or a spectrum that is to be centred.
     """
     matrix = finite("The matrix", matrix, 1, 2, dtype=torch.float64).detach()
     require_choice("centered", centered, (False, True))
@@ -30,8 +32,11 @@ def singular_values(matrix, *, centered: bool = False) -> Tensor:
 def rank(matrix, threshold: float, *, relative: bool = False) -> int:
     """Number of singular values σ ≥ threshold, or with `relative` σ ≥ threshold · σ_max.
 
-    Source: Cosentino et al. 2022, Eq. 2. The paper gives no threshold, and its loss ignores the scale of the
-    projector while an absolute threshold does not: report several.
+    Source: Cosentino et al. 2022, Eq. 2. The paper gives no threshold, and its loss ignores the scale of the projector
+    while an absolute threshold does not: report several. `threshold` is at least 0.
+
+    >>> metrics.rank(torch.tensor([4.0, 2.0, 1.0]), 0.5, relative=True)
+    2
     """
     require_number("The threshold", threshold, least=0)
     require_choice("relative", relative, (False, True))
@@ -40,10 +45,16 @@ def rank(matrix, threshold: float, *, relative: bool = False) -> int:
 
 
 def effective_rank(matrix, *, epsilon: float = 0.0) -> float:
-    """exp(−Σ p_j log p_j) with p_j = σ_j / Σ σ + ε: for ε = 0 between 1 and the rank; 0 for the zero matrix.
+    """exp(−Σ p_j log p_j) with p_j = σ_j / Σ σ + ε, the exponential of the entropy of the spectrum.
 
-    Of the singular values, not of their squares, and by default without a small constant: r equal singular values
-    give exactly r. Source: Roy and Vetterli 2007; with ε see `rankme`.
+    Of the singular values, not of their squares, and by default without a small constant.
+    Source: Roy and Vetterli 2007; with ε ≥ 0 see `rankme`.
+
+    **Returns** for ε = 0 a number between 1 and the rank: r if r equal singular values are all that is not 0. The zero
+    matrix has 0.
+
+    >>> round(metrics.effective_rank(torch.eye(5)), 6)
+    5.0
     """
     require_number("epsilon", epsilon, least=0)
     values = singular_values(matrix)
@@ -65,10 +76,16 @@ def rankme(features) -> float:
 def alpha_req(features, *, first: int = 11, last: int = 100) -> float:
     """α of the power law λ_j ∝ j^(−α): the least-squares slope of log λ_j against −log j with the weights 1/j.
 
-    λ_j are the eigenvalues of the covariance of `features` (N, D), or the squares of given singular values, and
-    j = first … last. The value depends on this range: compare only values of one range.
+    λ_j are the eigenvalues of the covariance of `features` (N, D), or the squares of given singular values.
+    Source: Agrawal et al. 2022.
 
-    Source: Agrawal et al. 2022. Raises `ValueError` unless 1 ≤ first < last and λ_last is positive.
+    `first` and `last` bound j. The value depends on this range: compare only values of one range.
+
+    **Raises** `ValueError` unless 1 ≤ first < last and λ_last is positive.
+
+    >>> sigma = torch.arange(1, 200).double() ** -0.75  # λ_j = j^(−3/2)
+    >>> round(metrics.alpha_req(sigma), 6)
+    1.5
     """
     for name, value in (("first", first), ("last", last)):
         require_number(name, value, least=1, whole=True)
@@ -87,7 +104,11 @@ def alpha_req(features, *, first: int = 11, last: int = 100) -> float:
 
 
 def energy_rank(matrix, share: float = 0.99) -> int:
-    """Smallest number of leading directions that hold `share` of the energy Σ σ²; 0 for the zero matrix."""
+    """Smallest number of leading directions that hold `share`, in (0, 1], of the energy Σ σ²; 0 for the zero matrix.
+
+    >>> metrics.energy_rank(torch.tensor([3.0, 1.0, 0.1]), share=0.9)
+    2
+    """
     require_number("The share", share, above=0, most=1)
     values = singular_values(matrix)
     if values[0] == 0:
@@ -98,14 +119,23 @@ def energy_rank(matrix, share: float = 0.99) -> int:
 
 
 def unexplained_variance(displacements, basis, *, threshold: float | None = None) -> float:
-    """Σ_i ‖(I − UUᵀ) δ_i‖² / Σ_i ‖δ_i‖², in [0, 1], with U an orthonormal basis of the columns of `basis`.
+    """Σ_i ‖(I − UUᵀ) δ_i‖² / Σ_i ‖δ_i‖² with U an orthonormal basis of the columns of `basis`.
 
-    `displacements` is (N, D), uncentred, with the rows δ_i; `basis` is (D, K). The value does not depend on the scale
-    of `basis`: every direction counts, however small its singular value, unless `threshold` keeps only the left
-    singular vectors with σ ≥ threshold. A random basis gives 1 − K/D on average; `pca_unexplained` is the least
-    value that K directions can reach.
+    Source: Cosentino et al. 2022, Eq. 10.
 
-    Source: Cosentino et al. 2022, Eq. 10. Raises `ValueError` if the shapes do not match or all displacements are 0.
+    **Arguments**
+
+    - `displacements` (N, D), uncentred, with the rows δ_i.
+    - `basis` (D, K). Its scale does not matter: every direction counts, however small its singular value.
+    - `threshold` ≥ 0: keep only the left singular vectors of `basis` with σ ≥ threshold.
+
+    **Returns** a share in [0, 1]. A random basis gives 1 − K/D on average; `pca_unexplained` is the least value that K
+    directions can reach.
+
+    **Raises** `ValueError` if the shapes do not match or all displacements are 0.
+
+    >>> metrics.unexplained_variance(torch.eye(4), torch.eye(4)[:, :3])
+    0.25
     """
     delta = _scaled(finite("The matrix of displacements", displacements, 2, dtype=torch.float64).detach())
     basis = finite("The basis", basis, 2, dtype=torch.float64).detach()
@@ -124,10 +154,11 @@ def unexplained_variance(displacements, basis, *, threshold: float | None = None
 
 
 def pca_unexplained(displacements, k: int) -> float:
-    """The part of Σ_i ‖δ_i‖² outside the best k directions, Σ_{j > k} σ_j² / Σ σ_j² (uncentred).
+    """The part of Σ_i ‖δ_i‖² outside the best k directions, Σ_{j > k} σ_j² / Σ σ_j² (uncentred), in [0, 1].
 
-    The least value of `unexplained_variance` over all bases (D, k). Raises `ValueError` if k < 0 or all
-    displacements are 0.
+    `displacements` is (N, D) or the spectrum. The least value of `unexplained_variance` over all bases (D, k).
+
+    **Raises** `ValueError` if k < 0 or all displacements are 0.
     """
     require_number("k", k, least=0, whole=True)
     energy = _scaled(singular_values(displacements)).square()

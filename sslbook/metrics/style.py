@@ -9,13 +9,16 @@ from sslbook.views import Draws
 
 
 def augmentation_factors(draws: Draws, size: tuple[int, int]) -> dict[str, Tensor]:
-    """What was done to each of N views of images of `size` (H, W), by name, each (N,) float.
+    """What was done to each of N views of images of `size` (H, W): a dictionary of (N,) float by name.
 
-    `x` (to the right) and `y` (down) lead from the centre of the image to that of the crop, in widths and heights of
-    the image, as the view shows them: mirrored where the view is mirrored, without which nobody could tell them from
-    the view. `area` is the share of the image's area that is kept, `ratio` the logarithm of the crop's width over its
-    height; `flip`, `vertical` and `gray` are 0 or 1; `brightness`, `contrast`, `saturation` and `hue` are the columns
-    of `Draws.factors`; `blur` is a standard deviation in pixels.
+    - `x` (to the right) and `y` (down): from the centre of the image to that of the crop, in widths and heights of the
+      image, as the view shows them: mirrored where the view is mirrored, for the view alone tells no other.
+    - `area`: the share of the image's area that is kept. `ratio`: the logarithm of the crop's width over its height.
+    - `flip`, `vertical` and `gray`: 0 or 1.
+    - `brightness`, `contrast`, `saturation` and `hue`: the columns of `Draws.factors`.
+    - `blur`: the standard deviation in pixels.
+
+    **Raises** `ValueError` if `draws` is no `Draws`, or `size` not two sides of at least 1.
     """
     require(isinstance(draws, Draws), f"draws is of type {type(draws).__name__}; `Policy.draw` makes what it must be.")
     require_size(size)
@@ -38,14 +41,23 @@ def augmentation_factors(draws: Draws, size: tuple[int, int]) -> dict[str, Tenso
 def stroke_factors(images: Tensor) -> dict[str, Tensor]:
     """How bright strokes on a black ground are drawn, from the moments of images (N, 1, H, W): each (N,) float.
 
-    With μ the second central moments of the brightness, u to the right and v upwards: `slant` = μ_uv/μ_vv, the pixels
-    that a stroke moves to the right for each pixel upwards; `rotation` = ½ atan2(−2 μ_uv, μ_vv − μ_uu), the angle from
-    the vertical to the longest axis, in degrees, anticlockwise, in ±90; `thickness` = 2 Σ I / Σ |∇I| in pixels, twice
-    the area over the perimeter, which is the width of a stroke much longer than wide. None of them changes if the
-    strokes are moved or their brightness is multiplied.
+    With μ the second central moments of the brightness, u to the right and v upwards:
 
-    Raises `ValueError` for another shape, for pixels that are negative or not finite, and for an image without a bright
-    pixel.
+    - `slant` = μ_uv/μ_vv, the pixels that a stroke moves to the right for each pixel upwards;
+    - `rotation` = ½ atan2(−2 μ_uv, μ_vv − μ_uu), the angle from the vertical to the longest axis, in degrees,
+      anticlockwise, in ±90;
+    - `thickness` = 2 Σ I / Σ |∇I| in pixels, twice the area over the perimeter, which is the width of a stroke much
+      longer than wide.
+
+    None of them changes if the strokes are moved or their brightness is multiplied.
+
+    **Raises** `ValueError` for another shape, for pixels that are negative or not finite, and for an image without a
+    bright pixel.
+
+    >>> image = torch.zeros(1, 1, 28, 28)
+    >>> image[..., 4:24, 13:15] = 1  # upright
+    >>> metrics.stroke_factors(image)["slant"]
+    tensor([0.])
     """
     images = finite("The tensor of images", images, 4)
     require(

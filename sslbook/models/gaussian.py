@@ -28,7 +28,8 @@ from sslbook.models.resnet import BasicBlock, Encoder
 class GaussianEncoder(Encoder):
     """Images (N, C, H, W) in [0, 1] → the posterior N(μ, diag v) of `dim` latents; as an encoder it gives μ (N, dim).
 
-    `trunk` maps normalised images to `width` numbers each; one linear layer on top gives μ and log v.
+    `trunk` maps normalised images to `width` numbers each; one linear layer on top gives μ and log v. `mean` and `std`
+    are as in `ResNet.build`.
     """
 
     def __init__(self, trunk: nn.Module, width: int, dim: int, mean: Tensor, std: Tensor):
@@ -117,7 +118,10 @@ class GaussianResNet(Part, slot="encoder"):
         _require_widths(self, "widths", self.widths, least=8)
 
     def build(self, about: Info, mean: Tensor, std: Tensor) -> GaussianEncoder:
-        """The encoder of images of `about.shape`, whose sides 2^(number of stages) must divide; see `ResNet.build`."""
+        """The encoder of images of `about.shape`; see `ResNet.build`.
+
+        **Raises** `ValueError` unless 2^(number of stages) divides both sides of the images.
+        """
         channels, *sides = about.shape
         height, width = _starting_sides(sides, 2 ** len(self.widths), type(self).__name__)
         layers = [
@@ -154,7 +158,10 @@ class ConvDecoder(Part, slot="decoder"):
         _require_widths(self, "widths", self.widths, least=8)
 
     def build(self, dim: int, about: Info) -> nn.Sequential:
-        """Latents (N, dim) → logits of images (N, C, H, W), whose sides 2^(number of widths + 1) must divide."""
+        """Latents (N, dim) → logits of images (N, C, H, W).
+
+        **Raises** `ValueError` unless 2^(number of widths + 1) divides both sides of the images.
+        """
         channels, *sides = about.shape
         height, width = _starting_sides(sides, 2 ** (len(self.widths) + 1), type(self).__name__)
         layers = [nn.Linear(dim, self.start * height * width), nn.Unflatten(1, (self.start, height, width))]
@@ -168,7 +175,7 @@ class ConvDecoder(Part, slot="decoder"):
 
 
 class TransposedBlock(nn.Module):
-    """`BasicBlock` with transposed convolutions: a stride of 2 doubles the resolution."""
+    """`BasicBlock` with transposed convolutions: (N, channels_in, H, W) to (N, channels_out, stride·H, stride·W)."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()

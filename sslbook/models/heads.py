@@ -6,11 +6,15 @@ from sslbook.config import require, require_number
 
 
 def projector(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """The head `g` from `dim` features to `widths[-1]` projections.
+    """The head `g` from features (N, `dim`) to projections (N, `widths[-1]`).
 
     One width is the linear projector of Cosentino et al. (2022): a bias-free linear map, nothing after it. More
     widths are an MLP: bias-free linear maps with batch norm and ReLU between them. Without widths it changes nothing.
-    Raises `ValueError` unless all are whole numbers of at least 1.
+
+    **Raises** `ValueError` unless all are whole numbers of at least 1.
+
+    >>> models.projector(512, (128,))(torch.zeros(4, 512)).shape
+    torch.Size([4, 128])
     """
     require(isinstance(widths, (list, tuple)), f"The widths are {widths!r}; they must be a list of whole numbers.")
     for size in (dim, *widths):

@@ -14,9 +14,16 @@ from sslbook.tensors import finite
 class ResNet(Part, slot="encoder"):
     """A residual network for small images: 3×3 stem of stride 1 and padding 1, no max-pool, one stage per entry.
 
-    `width` is the number of channels of the first stage, doubled at each further stage (which also halves the
-    resolution); `blocks` the number of basic blocks of each stage. The default is ResNet-18 with the CIFAR stem:
-    512 features, 0.5554 GMAC for an image of 32×32.
+    Source: He et al. 2016; the stem is the usual one for CIFAR.
+
+    `width`, at least 8, is the number of channels of the first stage, doubled at each further stage (which also halves
+    the resolution); `blocks` the number of basic blocks of each stage. The default is ResNet-18: 512 features, 0.5554
+    GMAC for an image of 32×32.
+
+    **Raises** `ValueError` for a smaller width, or without blocks.
+
+    >>> models.ResNet(width=16, blocks=(1, 1)).dim
+    32
     """
 
     width: int = 64
@@ -36,7 +43,7 @@ class ResNet(Part, slot="encoder"):
         return self.width * 2 ** (len(self.blocks) - 1)
 
     def build(self, about: Info, mean: Tensor, std: Tensor) -> "Encoder":
-        """The encoder of images of `about.shape`, with PyTorch's default initialisation.
+        """The encoder of images of `about.shape` (C, H, W), with PyTorch's default initialisation.
 
         `mean` and `std` (C,) are those of the images' channels, in units where the largest value is 1.
         """
@@ -55,7 +62,10 @@ def _conv(channels_in: int, channels_out: int, size: int = 3, stride: int = 1) -
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions with batch norm and a shortcut (He et al. 2016), 1×1 where the shape changes."""
+    """Two 3×3 convolutions with batch norm and a shortcut, 1×1 where the shape changes. Source: He et al. 2016.
+
+    (N, channels_in, H, W) to (N, channels_out, H/stride, W/stride), rounded up.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()

@@ -189,6 +189,18 @@ class Page:
         looks = {"style": "when" if len(moments) > 1 else None, "colours": self.paper.colours, "ax": ax}
         return plotting.spectra(lines, "index", "value", hue, **looks, **({"xlabel": "direction"} | labels))
 
+    def beside(self, columns: dict[str, str], hue: str | None, *, figsize=(8.6, 3.2), **labels):
+        """As `panels`, each title at the ordinate and each panel with its legend."""
+        figure, axes = self.axes(len(columns), figsize=figsize)
+        for ax, (name, title) in zip(axes, columns.items(), strict=True):
+            self.draw(name, hue, ax=ax, ylabel=title, **labels)
+        return figure, axes
+
+    def points(self, x: str, y: str, hue: str, *, ax=None, frame: pd.DataFrame | None = None, **labels):
+        """A point for each row of the frame at two of its columns, in the paper's colours."""
+        data = self.frame if frame is None else frame
+        return plotting.points(data, x, y, hue, ax=ax, colours=self.paper.colours, **labels)
+
     def grid(self, rows: int, columns: int, *, share: bool = True, **size):
         """A figure in the house style with panels in rows and columns, which may share their axes, and their array."""
         figure = plotting.figure(**size)

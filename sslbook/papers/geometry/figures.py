@@ -47,10 +47,9 @@ def loss_and_bound(page, levels):
     curves = page.frame.rename(columns={"upper": "upper bound"})
     curves = curves.melt(["strength", "seed", "epoch"], ["loss", "upper bound"], "curve", "nats")
     for ax, (strength, part) in zip(axes, curves.groupby("strength", sort=False), strict=True):
-        page.draw("nats", "curve", frame=part, ax=ax, title=f"{strength}, {part.seed.nunique()} seeds")
+        title = f"{strength}, {part.seed.nunique()} seeds"
+        page.draw("nats", "curve", frame=part, ax=ax, title=title, dotted=levels)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        for level in levels:
-            ax.axhline(level, **DOTTED)
         if ax is not axes[-1]:
             ax.get_legend().remove()
     return figure
@@ -84,15 +83,87 @@ def one_legend(*panels, columns: int, side: str = "center", title: str | None = 
 
 
 def beside(page, names: dict[str, str], hue: str, *, columns: int, height: float, title: str | None = None, **labels):
-    """Curves of columns of the frame, each with its name at the ordinate, over one legend: the figure and its panels.
-
-    `columns` and `title` are those of the legend, `labels` as in `Page.draw`.
-    """
-    figure, panels = page.axes(len(names), figsize=(8, height))
-    for ax, (name, label) in zip(panels, names.items(), strict=True):
-        page.draw(name, hue, ax=ax, ylabel=label, **labels)
+    """As `Page.beside`, over one legend, whose `columns` and `title` are given."""
+    figure, panels = page.beside(names, hue, figsize=(8, height), **labels)
     one_legend(*panels, columns=columns, title=title)
     return figure, panels
+
+
+def facing(pages: dict, column: str, hue: str, **labels):
+    """Curves of a column, a panel for each of the named pages, and one legend."""
+    first = next(iter(pages.values()))
+    figure, axes = first.axes(len(pages), sharey=True, figsize=(8, 3.4))
+    for ax, (title, page) in zip(axes, pages.items(), strict=True):
+        page.draw(column, hue, ax=ax, title=title, **labels)
+        if page is not first:
+            ax.get_legend().remove()
+    return figure
+
+
+def before_and_after(page):
+    """By hidden layers: effective rank of the encoder through training; spread of views before and after the head."""
+    figure, (left, right) = page.axes(2, figsize=(8, 3.9))
+    page.draw("encoder_effective_rank", "hidden", ax=left, ylabel="effective rank of h")
+    ends, names = page.at("end"), {"xlabel": "spread of views in the encoder", "ylabel": "after the projector"}
+    page.points("spread_encoder", "spread_projector", "hidden", frame=ends, ax=right, **names)
+    right.axline([ends.spread_encoder.mean()] * 2, slope=1, **DOTTED)
+    one_legend(left, right, columns=5, title="hidden layers")
+    return figure
+
+
+def kernel(page):
+    """The ratio ρ through training, a column of the frame, and the spectra of the displacements at the end."""
+    figure, (left, right) = page.axes(2, figsize=(8, 3.4))
+    page.draw("ρ", "strength", ax=left, ylabel="ρ", ylim=(0, None))
+    labels = {"ylabel": "σ / σ₁ of the displacements", "ylim": (1e-4, 1.5)}
+    page.spectra("displacement", "strength", relative=True, ax=right, **labels)
+    right.get_legend().remove()
+    return figure
+
+
+def generator_sizes(page, strength: pd.DataFrame, predicted: pd.DataFrame):
+    """Size of WᵀG through training with 8 outputs, by the angle "A"; at the end, for all outputs and as `predicted`."""
+    figure, (left, right) = page.axes(2, sharey=True, figsize=(8, 3.6))
+    early = strength[strength.outputs == "K = 8"]
+    early = early.assign(A=early.A.map("A = {}°".format))
+    ends = pd.concat([strength[strength.step == strength.step.max()], predicted])
+    page.draw("size", "A", x="step", frame=early, ax=left, title="K = 8, through training")
+    page.draw("size", "outputs", x="A", frame=ends, ax=right)
+    left.set_ylabel("size of WᵀG")
+    left.legend(ncols=2, loc="upper right")
+    right.set(title="at the end", xlabel="largest angle A (degrees)", ylim=(0, 1.4))
+    return figure
+
+
+def ranks_of_several(page, several: pd.DataFrame):
+    """Effective rank of W against the number m of generators, by "case", with circles at the most that are "free"."""
+    labels = {"xlabel": "number of generators m", "ylabel": "effective rank of W", "ylim": (-0.5, 17)}
+    ax = page.draw("rank", "case", x="m", frame=several, **labels).axes[0]
+    ax.plot(several.m, several.free, "ko", label="largest invariant rank", fillstyle="none", markersize=9)
+    ax.legend()
+    return ax.figure
+
+
+def agreement(page, names: dict[str, str]):
+    """Figure 6: the agreement of labels at each of the named levels, with dotted lines at chance."""
+    figure, axes = page.panels(names, "strength", ylabel="label agreement", ylim=(0, None))
+    for ax, level in zip(axes, names, strict=True):
+        chance = page.frame[f"{level}_chance"].mean()
+        ax.axhline(chance, **DOTTED)
+        ax.text(page.epochs[-1], chance, "chance", ha="right", va="bottom")
+    return figure
+
+
+def unexplained(page, kinds: dict[str, str], random: float):
+    """Figure 7: the named columns under large augmentations, and the first for each strength; a line at `random`."""
+    figure, (left, right) = page.axes(2, sharey=True, figsize=(8, 4.6))
+    lines = page.frame[page.frame.strength == "large"]
+    lines = lines.melt(["epoch", "seed"], list(kinds), "kind").replace(kinds)
+    page.draw("value", "kind", frame=lines, ax=left, title="large augmentations", dotted=[random])
+    page.draw(next(iter(kinds)), "strength", ax=right, title="δh, by strength", dotted=[random])
+    left.set(ylabel="unexplained share", ylim=(0, 1.02))
+    one_legend(left, columns=2, side="left")
+    return figure
 
 
 def runs_of(page) -> str:

@@ -1,10 +1,13 @@
 """Pictures of this chapter, and the numbers in them in words. The colours are those of the house style, "C0" first."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from sslbook import losses
 from sslbook.papers.matching_gap import theory
-from sslbook.papers.matching_gap.plan import LOSSES, POLICIES
+from sslbook.papers.matching_gap.plan import EPSILON, LOSSES, POLICIES
 
 
 def matching(ax, x: Tensor, y: Tensor, lines: Tensor, title: str, *, off: str = "-", alpha: float = 1.0) -> None:
@@ -30,6 +33,18 @@ def row(page, pictures: dict[str, tuple[Tensor, Tensor, Tensor]], **look):
     return figure
 
 
+def plans(page, x: Tensor, y: Tensor, by_epsilon: dict[float, Tensor]):
+    """The optimal plans (N, N) between points of the unit circle, by ε, with ε and the gap as titles.
+
+    The second views are drawn on a smaller circle, and lines are as wide as the mass they carry.
+    """
+    pictures = {}
+    for epsilon, plan in by_epsilon.items():
+        gap = losses.matching_gap(x, y, epsilon=epsilon)
+        pictures[f"ε = {epsilon:g}: {gap.item():.2f}"] = x, 0.72 * y, 3 * len(x) * plan
+    return row(page, pictures, alpha=0.8)
+
+
 def pushes(page, first: Tensor, second: Tensor, plans: dict[str, Tensor]):
     """The weights of named `plans` (N, N) between points of the sphere, (N, 3), seen from above, and their columns."""
     figure, (*maps, bars) = page.axes(len(plans) + 1, figsize=(8.6, 3.0))
@@ -42,24 +57,26 @@ def pushes(page, first: Tensor, second: Tensor, plans: dict[str, Tensor]):
     return figure
 
 
-def beside(page, columns: dict[str, str], hue: str | None, *, height: float = 3.2, **labels):
-    """Curves of columns in panels beside each other, each with its title at the ordinate: the figure and its panels.
-
-    `labels` as in `Page.draw`.
-    """
-    figure, panels = page.axes(len(columns), figsize=(8.6, height))
-    for ax, (name, title) in zip(panels, columns.items(), strict=True):
-        page.draw(name, hue, ax=ax, ylabel=title, **labels)
-    return figure, panels
-
-
-def by_policy(page, column: str, title: str):
-    """A column through training, a panel for each policy and a curve for each loss: the figure and its panels."""
+def by_policy(page, column: str, title: str, keep: int, loc):
+    """A column through training, a panel for each policy and a curve for each loss; `keep` and `loc` as in `legend`."""
     figure, (panels,) = page.grid(1, len(POLICIES), figsize=(8.6, 3.4))
     for ax, policy in zip(panels, POLICIES, strict=True):
         part = page.frame[page.frame.policy == policy]
         page.draw(column, "loss", frame=part, ax=ax, title=policy, ylabel=title)
-    return figure, panels
+    legend(panels, keep, loc)
+    return figure
+
+
+def gaps(page):
+    """The gap through training, by policy, with its values for 128 images at collapse and at a simplex."""
+    figure = by_policy(page, "gap", "matching gap", 1, (0.05, 0.2))
+    levels = {"collapse": EPSILON * math.log(128), "simplex": theory.least_entropic_gap(128, EPSILON)}
+    for ax in figure.axes:
+        for text, height in levels.items():
+            ax.axhline(height, color="black", lw=1, ls=":")
+            ax.text(0, height, text, fontsize=9, va="bottom")
+        ax.set_ylim(0, 1.08)
+    return figure
 
 
 def legend(panels, keep: int, loc="best") -> None:
@@ -69,16 +86,24 @@ def legend(panels, keep: int, loc="best") -> None:
     panels[keep].legend(loc=loc, fontsize=9)
 
 
-def play(ax, centre: float, half: float) -> None:
-    """A gray line at a value to compare with, and a gray band of ± `half` around it, the play of the seed."""
-    ax.axhline(centre, color="C5", linewidth=1)
-    ax.axhspan(centre - half, centre + half, color="C5", alpha=0.25, lw=0)
+def beside_play(page, columns: dict[str, str], hue: str | None, centre, half, **labels):
+    """As `Page.beside`, with a gray band of ± `half` around `centre`, the play of the seed, both by column.
+
+    Without `hue` there is a mark at each abscissa, too.
+    """
+    figure, panels = page.beside(columns, hue, **labels)
+    for ax, name in zip(panels, columns, strict=True):
+        if hue is None:
+            ax.plot(*ax.lines[0].get_data(), "o", color="C0", ms=5)
+        ax.axhline(centre[name], color="C5", linewidth=1)
+        ax.axhspan(centre[name] - half[name], centre[name] + half[name], color="C5", alpha=0.25, lw=0)
+    return figure
 
 
 def descents(page, histories):
     """Distance of the two views and gap in the `histories` of `theory.descend`, by ε as a word, of eight images."""
     columns = {"distance": "mean distance", "gap": "gap"}
-    figure, (left, right) = beside(page, columns, "ε", x="step", frame=histories, legend="ε")
+    figure, (left, right) = page.beside(columns, "ε", x="step", frame=histories, legend="ε")
     for epsilon in map(float, histories["ε"].unique()):
         if epsilon:
             right.axhline(theory.least_entropic_gap(8, epsilon), color="black", lw=1, ls=":")
