@@ -13,27 +13,41 @@ from sslbook.tensors import floating, paired, promoted, unit
 
 
 def byol(p: Tensor, z: Tensor) -> Tensor:
-    """Mean over images of ‖p̂ − ẑ‖² = 2 − 2 cos(p, z), in [0, 4]; hats are directions.
+    """Squared distance of directions, ‖p̂ − ẑ‖² = 2 − 2 cos(p, z), the mean over images.
 
-    Arguments: predictions `p` (N, D) of one view; targets `z` (N, D) of the other view, constants.
+    Source: Grill et al. 2020, Eq. 2. Half of it, less 1, is Eq. 1 of SimSiam (Chen and He 2021).
 
-    Source: Grill et al. 2020, Eq. 2; half of it, less 1, is Eq. 1 of SimSiam (Chen and He 2021). Raises `ValueError` if
-    the shapes differ.
+    **Arguments**
+
+    - `p` (N, D): predictions from one view.
+    - `z` (N, D): targets from the other view, constants.
+
+    **Returns** a scalar in [0, 4].
+
+    **Raises** `ValueError` if the shapes differ.
     """
     p, z = paired(p, z, least=1)
     return (unit(p) - unit(z.detach())).square().sum(1).mean()
 
 
 def moco(query: Tensor, key: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
-    """Cross-entropy of finding an image's own key among it and the keys of a queue; at least 0.
+    """Cross-entropy of finding an image's own key among it and the keys of a queue.
 
         −log [exp(q·k/T) / (exp(q·k/T) + Σ_m exp(q·u_m/T))],
 
-    the mean over images, with q, k and u_m the directions of the arguments. If all are equal it is log(M + 1).
+    the mean over images, with q, k and u_m the directions of the arguments.
 
-    Arguments: `query` (N, D); `key` (N, D) and `queue` (M, D), constants; `temperature` T of at least 1e-30.
+    Source: He et al. 2020, Eq. 1.
 
-    Source: He et al. 2020, Eq. 1. Raises `ValueError` for another temperature, or if the shapes do not match.
+    **Arguments**
+
+    - `query` (N, D): outputs for one view.
+    - `key` (N, D) and `queue` (M, D): targets from the other view and from other images, constants.
+    - `temperature` T, at least 1e-30.
+
+    **Returns** a scalar in nats, at least 0. If all directions are equal it is log(M + 1).
+
+    **Raises** `ValueError` for another temperature, or if the shapes do not match.
     """
     require_number("The temperature", temperature, least=1e-30)
     query, key = paired(query, key, least=1)
@@ -51,15 +65,21 @@ def moco(query: Tensor, key: Tensor, queue: Tensor, *, temperature: float) -> Te
 def dino(
     student: Tensor, teacher: Tensor, centre: Tensor, *, student_temperature=0.1, teacher_temperature=0.04
 ) -> Tensor:
-    """Mean over images of the cross-entropy −Σ_k P_k log S_k, with S = softmax(student/T_s) and the target
-    P = softmax((teacher − centre)/T_t).
+    """Cross-entropy of a student with its teacher, −Σ_k P_k log S_k, the mean over images.
 
-    It is at least the mean entropy of P, which it reaches where S = P.
+    S = softmax(student/T_s), and the target is P = softmax((teacher − centre)/T_t).
 
-    Arguments: `student` (N, K), the outputs for one view; `teacher` (N, K) for another, and `centre` (K,), constants;
-    temperatures of at least 1e-30.
+    Source: Caron et al. 2021, Eq. 1 and 2.
 
-    Source: Caron et al. 2021, Eq. 1 and 2. Raises `ValueError` for other temperatures, or if the shapes do not match.
+    **Arguments**
+
+    - `student` (N, K): outputs for one view.
+    - `teacher` (N, K) and `centre` (K,): outputs for the other view and their running mean, constants.
+    - `student_temperature` T_s and `teacher_temperature` T_t, at least 1e-30.
+
+    **Returns** a scalar in nats, at least the mean entropy of P, which it reaches where S = P.
+
+    **Raises** `ValueError` for other temperatures, or if the shapes do not match.
     """
     require_number("The student's temperature", student_temperature, least=1e-30)
     require_number("The teacher's temperature", teacher_temperature, least=1e-30)
@@ -74,14 +94,21 @@ def dino(
 
 
 def codes(scores: Tensor, *, epsilon: float, iterations: int = 3) -> Tensor:
-    """Assignments of images to prototypes, (N, K), rows of sum 1, that use all prototypes about equally; constants.
+    """Assignments of images to prototypes that use all prototypes about equally.
 
-    exp(scores/ε) is scaled in turn so that each column sums to N/K and each row to 1, `iterations` times, rows last. In
-    the limit this is N times the plan of optimal transport between uniform weights, with entropy ε.
+    The columns of exp(scores/ε) and then its rows are scaled to equal sums, `iterations` times. In the limit this is N
+    times the plan of optimal transport between uniform weights, with entropy ε.
 
-    Arguments: `scores` (N, K), similarities of images and prototypes; `epsilon` of at least 1e-30.
+    Source: Caron et al. 2020, Eq. 3 to 5.
 
-    Source: Caron et al. 2020, Eq. 3 to 5. Raises `ValueError` for another ε, or fewer than one iteration.
+    **Arguments**
+
+    - `scores` (N, K): similarities of images and prototypes.
+    - `epsilon`, at least 1e-30. `iterations`, at least 1.
+
+    **Returns** (N, K), rows of sum 1, constants.
+
+    **Raises** `ValueError` for another ε or number of iterations, or scores that are no matrix.
     """
     require_number("epsilon", epsilon, least=1e-30)
     require_number("iterations", iterations, least=1, whole=True)
@@ -98,14 +125,20 @@ def codes(scores: Tensor, *, epsilon: float, iterations: int = 3) -> Tensor:
 
 
 def swav(scores1: Tensor, scores2: Tensor, *, temperature: float = 0.1, epsilon: float = 0.05) -> Tensor:
-    """Each view predicts the other's `codes`: half the sum of the two mean cross-entropies; at least 0.
+    """Each view predicts the other's `codes`: the mean over both views and over images of the cross-entropies.
 
-    The prediction is softmax(scores/temperature). If all scores are equal it is log K.
+    The prediction is softmax(scores/temperature).
 
-    Arguments: `scores1` and `scores2` (N, K), the cosines of the projections of both views with the K prototypes.
+    Source: Caron et al. 2020, Eq. 1 and 2, where it is the sum over the views.
 
-    Source: Caron et al. 2020, Eq. 1 and 2, there without the half. Raises `ValueError` for a temperature or an ε below
-    1e-30, or if the shapes differ.
+    **Arguments**
+
+    - `scores1`, `scores2` (N, K): cosines of the projections of both views with the K prototypes.
+    - `temperature`, at least 1e-30. `epsilon` as in `codes`.
+
+    **Returns** a scalar in nats, at least 0. If all scores are equal it is log K.
+
+    **Raises** `ValueError` for another temperature or ε, or if the shapes differ.
     """
     require_number("The temperature", temperature, least=1e-30)
     scores1, scores2 = paired(scores1, scores2, least=1)

@@ -8,11 +8,12 @@ from sslbook.methods.variational import CRVAE, VAE, BetaVAE, LatentVariable, Sim
 
 __all__ = [
     "BYOL",
+    "CRVAE",
+    "DINO",
+    "VAE",
     "BarlowTwins",
     "Batch",
     "BetaVAE",
-    "CRVAE",
-    "DINO",
     "JointEmbedding",
     "LatentVariable",
     "MatchingGap",
@@ -23,6 +24,5 @@ __all__ = [
     "SimVAE",
     "Supervised",
     "SwAV",
-    "VAE",
     "VICReg",
 ]
