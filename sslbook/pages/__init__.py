@@ -7,8 +7,9 @@ MyST extension does. The engine is registered with papermill: `papermill --engin
 
 import json
 
-from sslbook.pages.engine import NotebookError, execute, parameters, roles
+from sslbook.pages.engine import execute
 from sslbook.pages.page import Page, interval, listed, made_by, note, noted, signed, styled
+from sslbook.pages.source import NotebookError, parameters, roles
 
 __all__ = [
     "NotebookError",

@@ -1,11 +1,14 @@
 """The kernel of a page: runs its cells, then answers the expressions in its text."""
 
 import ast
+import datetime
 import json
 import os
 import tempfile
 import textwrap
+from importlib import metadata
 
+import torch
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -13,7 +16,11 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine
 from papermill.log import logger
 
-from sslbook.pages.engine import NotebookError, provenance, roles
+from sslbook import hardware, runs
+from sslbook.pages.source import NotebookError, declared, roles
+
+PACKAGES = ("sslbook", "torch", "torchvision", "numpy", "scipy", "pandas", "papermill")
+"""The packages whose versions are written into every executed copy."""
 
 _FACTS = "getattr(__import__('sys').modules.get('sslbook.pages'), 'facts', lambda: '{}')()"
 
@@ -93,3 +100,26 @@ class Client(PapermillNotebookClient):
         asked = {str(index): expression for index, expression in enumerate(expressions)}
         reply = self.wait_for_reply(self.kc.execute("", silent=True, user_expressions=asked))
         return [reply["content"]["user_expressions"][key] for key in asked]
+
+
+def provenance(notebook, page: str, facts: dict, seconds: float) -> dict:
+    """What the copy of a notebook that ran for `seconds` says of itself: `facts`, and what made it."""
+    given = dict(notebook.metadata.papermill["parameters"])
+    _, default = declared(notebook, page).get("profile", (None, ast.Constant(None)))
+    profile = given.get("profile") or ast.literal_eval(default)
+    return facts | {
+        "profile": profile,
+        "parameters": given,
+        "hardware": hardware.name(given.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")),
+        "commit": runs.commit(),
+        "versions": {package: _version(package) for package in PACKAGES},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "minutes": round(seconds / 60, 2),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
