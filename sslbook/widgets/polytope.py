@@ -35,7 +35,7 @@ class Polytope(Explorer):
     """
 
     x = slider(3.0, 0.6, 5.4, 0.05, "Query, first coordinate (or drag it)")
-    y = slider(3.0, 0.6, 5.4, 0.05, "Query, second coordinate")
+    y = slider(2.0, 0.6, 5.4, 0.05, "Query, second coordinate")
     k = slider(20, 1, POINTS, 1, "Candidates, K")
     bandwidth = slider(0.4, 0.2, 0.8, 0.05, "Bandwidth of the Gaussian kernel")
     kernel = choice("gaussian", ("gaussian", "cosine"), "Kernel")

@@ -76,10 +76,23 @@ def manifold(
     return unit(F.pad(x, (0, 1), value=1))
 
 
-def mean_count(name: str, *, k: int = 50, n: int = 1000, noise: float = 0.0, seed: int = 1) -> float:
-    """Mean number of NNK neighbours of 100 points of a `manifold` among n others of it."""
-    x = manifold(name, n + 100, noise=noise, seed=seed)
-    return float(metrics.neighbor_count(metrics.nnk(x[:100], x[100:], k=k)).double().mean())
+def among(
+    name: str, *, k: int = 50, n: int = 1000, noise: float = 0.0, seed: int = 1
+) -> tuple[Neighborhood, Tensor, Tensor]:
+    """The NNK neighbourhoods of 100 points of a `manifold` among n others of it; these queries, these candidates."""
+    queries, candidates = manifold(name, n + 100, noise=noise, seed=seed).split([100, n])
+    return metrics.nnk(queries, candidates, k=k), queries, candidates
+
+
+def mean_count(name: str, **about) -> float:
+    """Mean number of neighbours in the neighbourhoods of `among`, whose arguments these are."""
+    return float(metrics.neighbor_count(among(name, **about)[0]).double().mean())
+
+
+def mean_diameter(name: str, **about) -> float:
+    """Mean diameter of the neighbourhoods of `among`, whose arguments these are."""
+    found, _, candidates = among(name, **about)
+    return float(metrics.diameter(found, candidates).mean())
 
 
 def kernels(x: Tensor, y: Tensor, width: float | None = None) -> Tensor:
@@ -169,6 +182,13 @@ def arc_affinity(angle: Tensor, dimension: int) -> Tensor:
     return (1 - angle.sin().square() / dimension).sqrt()
 
 
+def true_affinity(name: str, x: Tensor, found: Neighborhood) -> float:
+    """Mean `arc_affinity` of the points x of a sphere, as `manifold` gives them, with their neighbours."""
+    # A point is [s; 1]/√2 with s on the sphere, so the cosine of two s is 2 xᵀy − 1.
+    cosines = 2 * (x[:, None] * x[found.indices]).sum(2) - 1
+    return float(arc_affinity(cosines.clamp(-1, 1).acos(), MANIFOLDS[name])[found.weights > 0].mean())
+
+
 def subspaces(dimension: int, *, n: int = 2000, ambient: int = 30, seed: int = 1) -> Tangents:
     """n subspaces of this `dimension`, drawn uniformly from ℝ^`ambient`. Raises `ValueError` if it is larger."""
     require(dimension <= ambient, f"The dimension is {dimension}; it must be at most {ambient}.")
@@ -194,5 +214,5 @@ def uneven(*, seed: int = 1) -> tuple[Tensor, Tensor]:
     """A query in the plane, and 80 points: half of them in a crowd on its right, half all around."""
     generator = torch.Generator().manual_seed(seed)
     crowd, around = torch.randn(40, 2, generator=generator), torch.rand(40, 2, generator=generator)
-    points = torch.cat([torch.tensor([0.9, 0.2]) + 0.22 * crowd, 4 * around - 2]).double()
+    points = torch.cat([torch.tensor([0.6, 0.1]) + 0.2 * crowd, 4 * around - 2]).double()
     return torch.zeros(2, dtype=torch.float64), points
