@@ -5,7 +5,7 @@ and the public code of a companion paper. What is here reconstructs the claims t
 """
 
 from sslbook.papers.manifold_graphs.claims import CLAIMS
-from sslbook.papers.manifold_graphs.measure import K, VERSION, geometry, measure, row
+from sslbook.papers.manifold_graphs.measure import VERSION, K, geometry, measure, row
 from sslbook.papers.manifold_graphs.plan import PLANS
 from sslbook.papers.paper import Paper
 

@@ -19,6 +19,10 @@ NOISE = 0.05
 _count = functools.cache(theory.mean_count)
 
 
+def _gap(noise: float, seed: int) -> float:
+    return _count("4-sphere", noise=noise, seed=seed) - _count("circle", noise=noise, seed=seed)
+
+
 @functools.cache
 def _affinity(wave: float, noise: float, seed: int) -> float:
     x = theory.manifold("curved sheet", 300, wave=wave, noise=noise, seed=seed)
@@ -64,9 +68,7 @@ CLAIMS = (
             tuple(
                 Test(
                     f"number of neighbours, 4-sphere minus circle, {says}, five draws",
-                    lambda noise=noise: _draws(
-                        lambda seed: _count("4-sphere", noise=noise, seed=seed) - _count("circle", noise=noise, seed=seed)
-                    ),
+                    lambda noise=noise: _draws(functools.partial(_gap, noise)),
                 )
                 for noise, says in ((0.0, "no noise"), (NOISE, "noise of 5 % in 128 dimensions"))
             )

@@ -6,7 +6,6 @@ of the authors' public scripts for features.
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from sslbook import metrics

@@ -59,8 +59,8 @@ def manifold(
     """Unit features (n, `ambient` + 1) of points on or near a manifold, in float64.
 
     Points are centred and scaled to the root mean square 1. Noise of `ambient` dimensions is added, normal and of the
-    root mean square `noise`. A last coordinate of 1 is appended, because the cosine kernel sees directions only, and the
-    whole is normalised. The curved sheet is z = `wave`/3 · sin 3x: its slope is at most `wave`.
+    root mean square `noise`. A last coordinate of 1 is appended, because the cosine kernel sees directions alone, and
+    the whole is normalised. The curved sheet is z = `wave`/3 · sin 3x: its slope is at most `wave`.
 
     Raises `ValueError` for a name that is not in `MANIFOLDS`.
     """
@@ -119,20 +119,20 @@ def certificate(queries: Tensor, candidates: Tensor, found: Neighborhood) -> tup
 def two_candidates(n: int = 500, *, seed: int = 1) -> pd.DataFrame:
     """Whether both of two candidates are neighbours, for n random triples of points in space, by three tests.
 
-    The columns, of truth values, are "interval", {eq}`mg-interval`; "programme", the solution; "angles", whether the
-    angles at both candidates are acute. The kernel is Gaussian, its width the distance of the farther candidate.
+    The columns, of truth values: "interval", κ_jl < κ_ij/κ_il < 1/κ_jl; "programme", the solution; "angles", whether
+    those at both candidates are acute. The kernel is Gaussian, its width the distance of the farther candidate.
     """
     rows = []
-    for i, j, l in torch.randn(n, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64):
-        pair = torch.stack([j, l])
+    for i, j, other in torch.randn(n, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64):
+        pair = torch.stack([j, other])
         width = float((pair - i).norm(dim=1).max())
         found = metrics.nnk(i[None], pair, k=2, kernel="gaussian", bandwidth=1.0)
-        (first, second), across = kernels(i[None], pair, width)[0], kernels(j[None], l[None], width)[0, 0]
+        (first, second), across = kernels(i[None], pair, width)[0], kernels(j[None], other[None], width)[0, 0]
         rows.append(
             {
                 "interval": bool(across < first / second < 1 / across),
                 "programme": int(metrics.neighbor_count(found)) == 2,
-                "angles": bool((i - j) @ (l - j) > 0 and (i - l) @ (j - l) > 0),
+                "angles": bool((i - j) @ (other - j) > 0 and (i - other) @ (j - other) > 0),
             }
         )
     return pd.DataFrame(rows)
@@ -177,7 +177,7 @@ def on_one_facet(candidates: Tensor, found: Neighborhood) -> Tensor:
 def arc_affinity(angle: Tensor, dimension: int) -> Tensor:
     """Affinity of the true tangents of two points of a sphere of this `dimension` at an `angle` from its centre.
 
-    One principal angle is `angle`, the others are 0: √(1 − sin²/m). {eq}`mg-arc`
+    One principal angle is `angle`, the others are 0: √(1 − sin²/m).
     """
     return (1 - angle.sin().square() / dimension).sqrt()
 
