@@ -1,6 +1,7 @@
 """Laws behind the pages on manifold graphs: manifolds with a known truth, and what neighbourhoods on them fulfil."""
 
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -180,13 +181,14 @@ def test_a_run_is_measured_at_each_kept_epoch(monkeypatch):
     features = {"images": normal(80, 8)}
     images = SimpleNamespace(images=torch.zeros(2000, 1))
     asked = []
-    monkeypatch.setattr("sslbook.papers.manifold_graphs.measure.held_out", lambda config: images)
+    module = sys.modules[PAPER.measure.__module__]  # the package's name for it is that of the function
+    monkeypatch.setattr(module, "held_out", lambda config: images)
 
     def observe(run, images, device):
         asked.append(images["images"])
         yield from ((epoch, None, features) for epoch in (0, 8))
 
-    monkeypatch.setattr("sslbook.papers.manifold_graphs.measure.observe", observe)
+    monkeypatch.setattr(module, "observe", observe)
     epochs = list(PAPER.measure(SimpleNamespace(config=None)))
     assert len(epochs) == 2 and len(asked[0]) == 1000
     torch.testing.assert_close(epochs[0]["count"], geometry(features["images"])["count"])
