@@ -61,11 +61,16 @@ class Polytope(Explorer):
         width = self.bandwidth * float((points[found.indices[0, -1]] - query[0]).norm()) if gaussian else None
         return query, points, found, width
 
-    def compute(self) -> dict:
+    def rejections(self) -> Tensor:
+        """Whether rejected candidate l is cut off by neighbour j, (K − n, n), nearest first."""
         query, points, found, width = self.solution()
         near, chosen = points[found.indices[0]], found.weights[0] > 0
         own = theory.kernels(query, near, width)[0]
-        cut = (own[~chosen, None] <= own[chosen] * theory.kernels(near[~chosen], near[chosen], width)).any(1)
+        return own[~chosen, None] <= own[chosen] * theory.kernels(near[~chosen], near[chosen], width)
+
+    def compute(self) -> dict:
+        _, points, found, width = self.solution()
+        chosen, cut = found.weights[0] > 0, self.rejections().any(1)
         return {
             "count": int(chosen.sum()),
             "diameter": float(metrics.diameter(found, points if width else unit(points))),
@@ -86,6 +91,9 @@ class Polytope(Explorer):
         if width:
             heights = ((grid[:, None] - chosen) * (chosen - query)).sum(2).amax(1).view(241, 241).T
             ax.contour(axis, axis, heights, [0], colors="black", linewidths=1, linestyles="--")
+        for place, by in zip(near[weights == 0], self.rejections(), strict=True):
+            for neighbour in chosen[by][:1]:
+                ax.plot(*torch.stack([place, neighbour]).T, color="black", linewidth=0.6, alpha=0.3)
         for place in chosen:
             ax.plot(*torch.stack([query[0], place]).T, color=plotting.PALETTE[1], linewidth=1.5)
         ax.scatter(*points.T, s=5, color="black", alpha=0.4, linewidth=0)

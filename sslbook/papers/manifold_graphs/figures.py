@@ -27,5 +27,5 @@ def graphs(page, query: Tensor, points: Tensor, graphs: dict[str, Tensor]):
         ax.scatter(*points.T, s=8, color="black", alpha=0.5, linewidth=0)
         ax.scatter(*points[index].T, s=16, color="C1", zorder=3)
         ax.scatter(*query, s=36, color="C0", zorder=3)
-        ax.set(aspect="equal", xlim=(-2, 2), ylim=(-2, 2), title=f"{name}: {len(index)}")
+        ax.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), title=f"{name}: {len(index)}")
     return figure
