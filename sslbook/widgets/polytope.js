@@ -1,4 +1,4 @@
-const [N, REACH, ROWS] = [40, 6, 160];
+const [N, REACH, ROWS] = [40, 6, 110];
 const side = (width) => Math.min(width, 430);
 const squared = (a, b) => (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2;
 const cosine = (a, b) => (a[0] * b[0] + a[1] * b[1]) / Math.hypot(...a) / Math.hypot(...b);
