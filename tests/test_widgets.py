@@ -253,6 +253,17 @@ def test_groups_collapse_where_the_decoder_counts_little_and_spread_where_it_cou
     assert ratios == sorted(ratios) and ratios[0] < 0.01 * free and ratios[-1] == pytest.approx(free, rel=0.05)
 
 
+@pytest.mark.parametrize("points", ["cloud", "curve"])
+@pytest.mark.parametrize("place", [(3.0, 2.0), (0.6, 5.4), (4.05, 3.1)])
+def test_every_candidate_is_a_neighbour_or_rejected_and_of_directions_two_survive(points, place):
+    for k in (1, 7, 40):
+        for kernel in ("gaussian", "cosine"):
+            exact = widgets.Polytope(x=place[0], y=place[1], k=k, kernel=kernel, points=points).exact
+            assert exact["count"] + exact["cut"] + exact["others"] == k and exact["count"] >= 1
+            assert 0 <= exact["error"] < 1 and (exact["diameter"] > 0) == (exact["count"] > 1)
+            assert kernel == "gaussian" or (exact["count"] <= 2 and exact["others"] == 0)
+
+
 @pytest.mark.parametrize("cell", [0, 4, 7])
 def test_numbers_of_a_cell_are_means_over_the_seeds_of_its_runs(cell):
     exact = widgets.Knobs(cell=cell, content="20 nearest neighbours").exact

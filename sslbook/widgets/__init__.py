@@ -38,6 +38,7 @@ from sslbook.widgets.latent_groups import LatentGroups
 from sslbook.widgets.matching import Matching
 from sslbook.widgets.one_or_many import OneOrMany
 from sslbook.widgets.orbits import Orbits
+from sslbook.widgets.polytope import Polytope
 from sslbook.widgets.training_scrubbed import TrainingScrubbed
 from sslbook.widgets.weights_on_negatives import WeightsOnNegatives
 
@@ -50,6 +51,7 @@ __all__ = [
     "Matching",
     "OneOrMany",
     "Orbits",
+    "Polytope",
     "TrainingScrubbed",
     "WeightsOnNegatives",
     "choice",

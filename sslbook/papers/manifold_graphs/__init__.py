@@ -1,0 +1,22 @@
+"""The Geometry of Self-supervised Learning Models and its Impact on Transfer Learning (arXiv 2209.08622, 2022).
+
+By Cosentino, Shekkizhar, Soltanolkotabi, Avestimehr and Ortega. Only its abstract and its first lines are known to us,
+and the public code of a companion paper. What is here reconstructs the claims that these state.
+"""
+
+from sslbook.papers.manifold_graphs.claims import CLAIMS
+from sslbook.papers.manifold_graphs.measure import VERSION, K, geometry, measure, row
+from sslbook.papers.manifold_graphs.plan import PLANS
+from sslbook.papers.paper import Paper
+
+__all__ = ["PAPER", "K", "geometry", "measure", "row"]
+
+PAPER = Paper(
+    name="manifold_graphs",
+    title="The Geometry of Self-supervised Learning Models and its Impact on Transfer Learning",
+    plans=PLANS,
+    measure=measure,
+    row=row,
+    claims=CLAIMS,
+    version=VERSION,
+)
