@@ -105,7 +105,9 @@ def _run(options) -> int:
     chosen = [(paper, [p for p in planned if options.id in (None, p.config.id)]) for paper, planned in figure]
     require(
         any(planned for _, planned in chosen),
-        f"No run of these options has the identity {options.id}; `sslbook list` shows them.",
+        f"No run of these options has the identity {options.id}; `sslbook list` shows them."
+        if options.id
+        else "These options plan no runs; `sslbook list` shows those that there are.",
     )
     for paper, planned in chosen:
         left = options.time_limit and options.time_limit - (time.monotonic() - started)
