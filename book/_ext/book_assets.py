@@ -13,6 +13,9 @@ FONTS = "output/chtml/fonts/woff-v2"
 
 def set_path(app, config):
     config.mathjax_path = f"mathjax/{SCRIPT}"
+    static = Path(app.outdir, "_static")
+    if static.is_file():  # a build that failed before the folder was there leaves a file of an extension in its place
+        static.unlink()
 
 
 def copy_mathjax(app, error):

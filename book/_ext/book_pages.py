@@ -322,6 +322,7 @@ def summary(app, name):
 
 def whereabouts(app, thing, module, key):
     """Links to the source of a function or class and to the notebooks whose code names it."""
+    thing = inspect.unwrap(thing)
     path, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]
     repository, branch = (app.config.html_theme_options.get(f"repository_{part}", "") for part in ("url", "branch"))
     links = [f"[source]({repository}/blob/{branch}/{Path(path).relative_to(app.srcdir).as_posix()}#L{line})"]
