@@ -343,16 +343,24 @@ def codes(root):
     return found
 
 
+def described(thing):
+    """A docstring as Markdown: its examples, which a test runs, are code."""
+    text = inspect.getdoc(thing) or ""
+    return re.sub(
+        r"(?:^>>>.*\n(?:(?:\.\.\.|[^\n]).*\n)*)", r"```pycon\n\g<0>```\n", f"{text}\n", flags=re.MULTILINE
+    ).rstrip()
+
+
 def entry(thing, name, links):
     """One function, or one class with its documented public methods; below it, `links`."""
     if inspect.isfunction(thing):
-        text = f"{inspect.getdoc(thing) or ''}\n\n{links}"
+        text = f"{described(thing)}\n\n{links}"
         return directive("function", f"{name}{inspect.signature(thing)}", text)
-    text = [(thing.__doc__ and inspect.getdoc(thing)) or "", links]
+    text = [described(thing) if thing.__doc__ else "", links]
     for key, member in vars(thing).items():
         method = getattr(member, "__func__", member)
         if not key.startswith("_") and inspect.isfunction(method) and method.__doc__:
-            text.append(directive("method", f"{key}{without_self(method)}", inspect.getdoc(method)))
+            text.append(directive("method", f"{key}{without_self(method)}", described(method)))
     signature = "" if issubclass(thing, Exception) else without_return(inspect.signature(thing))
     return directive("class", f"{name}{signature}", "\n\n".join(text), fence="::::::")
 
