@@ -7,6 +7,7 @@ moving average, a queue, a decoder inside its method, another policy for each vi
 import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -194,7 +195,7 @@ def test_the_command_line_lists_its_labels_and_stops_silently_when_nobody_reads(
     listed = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout.splitlines()
     assert len(listed) == 6 and "here" in listed[0] and "gray views=alike epochs 4 batch 32 seed 1" in listed[0]
     closed = subprocess.run(
-        f"{' '.join(command)} | head -n 1", shell=True, capture_output=True, text=True, env=os.environ
+        f"{shlex.join(command)} | head -n 1", shell=True, capture_output=True, text=True, env=os.environ
     )
     assert closed.stdout.count("\n") == 1 and closed.stderr == ""
 
