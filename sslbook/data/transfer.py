@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sslbook.config import require, require_number
-from sslbook.data.imageset import ImageSet, Info, Names, held_out, pillow
+from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, held_out, pillow
 from sslbook.data.official import folder, missing, verified
 
 _SHAPE = (3, 32, 32)
@@ -48,7 +48,7 @@ _SIZES = {
     "rsscn7": (1_890, 210, 700),
 }
 SETS = {
-    name: Info(_SHAPE, len(_CLASSES[name]), len(_CLASSES[name]), dict(zip(("train", "validation", "test"), sizes)))
+    name: Info(_SHAPE, len(_CLASSES[name]), len(_CLASSES[name]), dict(zip(SPLITS, sizes)))
     for name, sizes in _SIZES.items()
 }
 """The sizes are those of the official files; of RSSCN7, which has no official split, with a quarter as `test`."""
@@ -88,7 +88,7 @@ def info(name: str, root=None) -> Info:
 
 def download(name: str, root=None) -> bool:
     """False where all files of the set are there. Nothing is fetched: `ValueError` says where to get them."""
-    for split in SETS[name].sizes:
+    for split in SPLITS:
         _listed(name, split, folder(root))
     return False
 
