@@ -4,6 +4,7 @@ import bz2
 import hashlib
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,8 +182,8 @@ def test_sizes_are_those_in_force(tmp_path, monkeypatch):
     whole = data.info("usps")
     assert whole.sizes == {"train": 6562, "validation": 729, "test": 2007} and whole.shape == (3, 32, 32)
     folders(tmp_path, "usps", train=3, test=2)
-    folders(tmp_path, "flowers102", train=1, val=2, test=1)
-    for name in ("usps", "flowers102"):
+    folders(tmp_path, "rsscn7", train=1, val=2, test=1)
+    for name in ("usps", "rsscn7"):
         assert data.info(name).sizes == {split: len(data.load(name, split)) for split in data.SPLITS}
         assert data.info(name)[:3] == transfer.SETS[name][:3]
     assert data.info("usps", tmp_path / "elsewhere") == whole
@@ -191,6 +192,13 @@ def test_sizes_are_those_in_force(tmp_path, monkeypatch):
         data.load_train(data.Data("usps", 28))
     with pytest.raises(ValueError, match=r"Data.images is 6563; usps has 1 … 6562"):
         data.Data("usps", 6563)
+
+
+def test_the_page_has_the_sizes_of_the_official_sets():
+    page = (Path(__file__).parents[1] / "book/transfer-sets.md").read_text(encoding="utf-8")
+    for name, about in transfer.SETS.items():
+        line = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert f"| {about.classes} | {' / '.join(f'{size:,}' for size in about.sizes.values())} |" in line
 
 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (16, 16), (45, 32), (32, 33), (35, 90), (7, 300), (1, 2)])
