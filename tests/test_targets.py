@@ -1,5 +1,6 @@
 """Laws of the losses and methods whose target is made by the method itself."""
 
+import itertools
 import math
 
 import pytest
@@ -123,7 +124,7 @@ def test_kmeans_climbs_to_a_fixed_point_that_scikit_learn_keeps():
     for _ in range(40):
         centroids = losses.spherical_kmeans(points, centroids, iterations=1)
         values.append((points @ centroids.T).amax(1).mean().item())
-    assert all(b >= a - 1e-12 for a, b in zip(values, values[1:], strict=False)) and values[-1] > values[0]
+    assert all(b >= a - 1e-12 for a, b in itertools.pairwise(values)) and values[-1] > values[0]
     torch.testing.assert_close(losses.spherical_kmeans(points, centroids, iterations=1), centroids)
     cluster = pytest.importorskip("sklearn.cluster")
     theirs = cluster.KMeans(6, init=centroids.numpy(), n_init=1, max_iter=1).fit(points.numpy())
