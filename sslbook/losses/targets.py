@@ -171,7 +171,7 @@ def spherical_kmeans(points: Tensor, centroids: Tensor, *, iterations: int = 10)
     **Raises** `ValueError` for another number of iterations, or if the shapes do not match.
 
     >>> points = torch.tensor([[1.0, 0.1], [1.0, -0.1], [-2.0, 0.0]])
-    >>> losses.spherical_kmeans(points, points[:2])
+    >>> losses.spherical_kmeans(points, points[1:])
     tensor([[ 1.,  0.],
             [-1.,  0.]])
     """
