@@ -6,17 +6,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from sklearn.metrics import mutual_info_score
 
 from sslbook import files, losses, training
 from sslbook.config import Config
 from sslbook.data import Data, Info, load_train
 from sslbook.methods import BYOL, DINO, BarlowTwins, Batch, DeepCluster, MoCo, SimSiam, Supervised, SwAV
 from sslbook.models import MLP
-from sslbook.optim import SGD
-from sslbook.processes import world
+from sslbook.optim import Adam
 from sslbook.views import policy
-from tests.test_distributed import together
-from tests.test_training import weights
+from tests.laws import weights
 
 ABOUT = Info((1, 4, 6), 10, 10, {})
 # Without batch norm, which sees the share of a process alone: one linear layer each.
@@ -126,8 +126,7 @@ def test_kmeans_climbs_to_a_fixed_point_that_scikit_learn_keeps():
         values.append((points @ centroids.T).amax(1).mean().item())
     assert all(b >= a - 1e-12 for a, b in itertools.pairwise(values)) and values[-1] > values[0]
     torch.testing.assert_close(losses.spherical_kmeans(points, centroids, iterations=1), centroids)
-    cluster = pytest.importorskip("sklearn.cluster")
-    theirs = cluster.KMeans(6, init=centroids.numpy(), n_init=1, max_iter=1).fit(points.numpy())
+    theirs = KMeans(6, init=centroids.numpy(), n_init=1, max_iter=1).fit(points.numpy())
     means = torch.from_numpy(theirs.cluster_centers_)
     torch.testing.assert_close(F.normalize(means, dim=1), centroids)
 
@@ -273,40 +272,24 @@ def test_a_step_lowers_the_loss(name):
     assert method.loss(batch())[0] < first and trained.keys() == state.keys()
 
 
-def small(name) -> Config:
-    """Three epochs on `shapes`; a batch of 33 images leaves two processes shares of unequal size."""
-    parts = {"views": policy("moderate"), "encoder": MLP(5, (16,)), "method": PARTS[name]}
-    optim = SGD(learning_rate=0.02)
-    return Config(data=Data("shapes", 99), epochs=3, batch_size=33, seed=3, snapshots=1, optim=optim, **parts)
+def test_deepcluster_learns_what_two_views_share_and_keeps_its_clusters(tmp_path):
+    """The clusters of two views tell more of each other than in the untrained network, where k-means is as free.
 
-
-@each_method
-def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path):
-    config, history = small(name), None
+    Mutual information is 0 where all images share a cluster, and also where clusters say nothing of the image.
+    """
+    part = DeepCluster(widths=(16,), prototypes=12, queue=400, refits=10)
+    parts = {"views": policy("moderate"), "encoder": MLP(16, (64,)), "method": part, "optim": Adam()}
+    config = Config(data=Data("shapes", 400), epochs=10, batch_size=50, snapshots=1, **parts)
     images = load_train(config.data)
-    expected, *_ = training.train(config, images, tmp_path / "whole")
-    while history is None:
-        try:
-            history, *_ = training.train(config, images, tmp_path / "parts", time_limit=0)
-        except training.TimeLimit:
-            continue
-    whole, parts = (weights(files.snapshot_path(tmp_path / kind, 3)) for kind in ("whole", "parts"))
-    assert history == expected and whole.keys() == parts.keys()
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-
-
-def train_each(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sslbook.hardware.uses_bfloat16", lambda device: False)
-        for name in PARTS:
-            config = small(name)
-            training.train(config, load_train(config.data), folder / f"{name}-{world().size}")
-
-
-def test_two_processes_train_as_one(tmp_path):
-    together(train_each, tmp_path)
-    train_each(tmp_path)
-    for name in PARTS:
-        alone, shared = (weights(files.snapshot_path(tmp_path / f"{name}-{size}", 3)) for size in "12")
-        for key, value in alone.items():
-            torch.testing.assert_close(shared[key], value, rtol=1e-3, atol=1e-5, msg=f"{name} {key}")
+    training.train(config, images, tmp_path)
+    views = config.views(images.images.repeat(2, 1, 1, 1), torch.Generator().manual_seed(0)).unflatten(0, (2, -1))
+    information = {}
+    for epoch in (0, config.epochs):
+        method = training.build(config)
+        method.load_state_dict(weights(files.snapshot_path(tmp_path, epoch)))
+        z = F.normalize(method.project(views).detach(), dim=1)
+        centroids = F.normalize(method.centroids, dim=1) if epoch else losses.spherical_kmeans(z, z[:12], iterations=20)
+        clusters = (z @ centroids.T).argmax(1)
+        assert len(clusters.unique()) == 12
+        information[epoch] = mutual_info_score(*clusters.chunk(2))
+    assert information[config.epochs] > 1.7 * information[0]
