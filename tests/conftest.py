@@ -11,6 +11,7 @@ from filelock import FileLock
 from sslbook import data, pages
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("tests.laws")
 
 
 def pytest_configure(config):

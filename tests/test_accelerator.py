@@ -24,6 +24,7 @@ from sslbook.methods import (
     BarlowTwins,
     Batch,
     BetaVAE,
+    DeepCluster,
     MatchingGap,
     MoCo,
     SimCLR,
@@ -50,6 +51,7 @@ METHODS = {
     "SimSiam": (ResNet(8, (1, 1)), SimSiam(widths=(16,), predictor=(8,))),
     "MoCo": (ResNet(8, (1, 1)), MoCo(widths=(16,), queue=24)),
     "SwAV": (ResNet(8, (1, 1)), SwAV(widths=(16,), prototypes=6)),
+    "DeepCluster": (ResNet(8, (1, 1)), DeepCluster(widths=(16,), prototypes=6, queue=24)),
     "DINO": (ResNet(8, (1, 1)), DINO(widths=(16,), prototypes=6)),
     "Supervised": (ResNet(8, (1, 1)), Supervised()),
     "VAE": (MLP(4, (16,)), VAE(decoder=PLAIN)),
@@ -121,6 +123,7 @@ def test_a_step_stays_on_the_gpu_and_reads_nothing_back(name, policy, monkeypatc
         labels, progress = torch.zeros(8, dtype=torch.long, device="cuda"), torch.ones((), device="cuda")
         views = views.expand(-1, -1, 3, -1, -1)
         loss, logs = method.loss(Batch(views, labels, noise, progress))
+        method.after_step(0.5)
         tensors = [*draws, views, *noise, loss, *logs.values(), method.encode(views[0])]
         assert {tensor.device.type for tensor in tensors} == {"cuda"}
         assert loss.shape == ()

@@ -194,6 +194,17 @@ CALLS = {
         "temperature": TEMPERATURE,
         "epsilon": TEMPERATURE,
     },
+    "losses.spherical_kmeans": {
+        "points": without(trained(normal(6, 4), **{"fewer than centroids": normal(2, 4)}), "another device"),
+        "centroids": other(3, 4),
+        "iterations": number(3, 0, whole=True),
+    },
+    "losses.deepcluster": {
+        "z1": paired(),
+        "z2": paired(1),
+        "centroids": other(3, 4),
+        "temperature": TEMPERATURE,
+    },
     "losses.sinkhorn": {
         "cost": without(trained(normal(6, 6), **{"five rows": normal(5, 6), "nothing": normal(0, 0)}), "another device")
     }

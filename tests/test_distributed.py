@@ -2,10 +2,8 @@
 
 import itertools
 import os
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import safetensors.torch
@@ -16,7 +14,8 @@ from sslbook import data, files, hardware, losses, methods, runs, training
 from sslbook.optim import SGD
 from sslbook.papers.geometry import PAPER
 from sslbook.processes import world
-from tests.test_training import TINY, same, tiny, weights
+from tests.laws import in_parts, same, together, weights
+from tests.test_training import TINY, tiny
 
 LOSSES = [
     ("info_nce", dict(beta=2.0)),
@@ -31,29 +30,6 @@ LOSSES = [
 ]
 OF_PLANS = {"sinkhorn"}
 UNEQUAL = tiny(batch_size=33, optim=SGD(learning_rate=0.05))
-
-
-def together(work, *arguments, seconds=600):
-    """`work(*arguments)` in two processes that meet as those of `torchrun` do; a traceback of either is raised here."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.spawn(start, (port, work, arguments), nprocs=2, join=False)
-    deadline = time.monotonic() + seconds
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < deadline, "The processes wait for each other."
-    finally:
-        for process in context.processes:
-            process.kill()
-
-
-def start(rank, port, work, arguments):
-    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
-    os.environ |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    work(*arguments)
-    torch.distributed.destroy_process_group()
 
 
 def test_no_loss_is_forgotten():
@@ -104,17 +80,6 @@ def train_frozen(config, folder):
         training.train(config, data.load_train(config.data), folder)
 
 
-def train_in_parts(config, folder):
-    """The run of `config` stopped after each epoch; the number of stops."""
-    os.environ["SSLBOOK_RUNS"] = str(folder)
-    for stops in range(config.epochs):
-        try:
-            runs.ensure(config, device="cpu", time_limit=0)
-        except training.TimeLimit:
-            continue
-        return stops
-
-
 def work_together(folder):
     """All that two processes do here; each one's last weights of a run are kept as `<name>-<rank>`."""
     losses_of_shares(folder)
@@ -126,7 +91,8 @@ def work_together(folder):
 
     train_frozen(UNEQUAL, folder / "frozen")
     keep("frozen")
-    assert train_in_parts(tiny(), folder / "parts") == 3
+    os.environ["SSLBOOK_RUNS"] = str(folder / "parts")
+    assert in_parts(lambda **limit: runs.ensure(tiny(), device="cpu", **limit))[1] == 3
     keep("parts")
     os.environ["SSLBOOK_RUNS"] = str(folder / "whole")
     runs.ensure(tiny(), device="cpu")

@@ -1,21 +1,22 @@
 """Laws of the losses and methods whose target is made by the method itself."""
 
+import itertools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from sklearn.metrics import mutual_info_score
 
 from sslbook import files, losses, training
 from sslbook.config import Config
 from sslbook.data import Data, Info, load_train
-from sslbook.methods import BYOL, DINO, BarlowTwins, Batch, MoCo, SimSiam, Supervised, SwAV
+from sslbook.methods import BYOL, DINO, BarlowTwins, Batch, DeepCluster, MoCo, SimSiam, Supervised, SwAV
 from sslbook.models import MLP
-from sslbook.optim import SGD
-from sslbook.processes import world
+from sslbook.optim import Adam
 from sslbook.views import policy
-from tests.test_distributed import together
-from tests.test_training import weights
+from tests.laws import weights
 
 ABOUT = Info((1, 4, 6), 10, 10, {})
 # Without batch norm, which sees the share of a process alone: one linear layer each.
@@ -24,6 +25,7 @@ PARTS = {
     "SimSiam": SimSiam(widths=(5,), predictor=()),
     "MoCo": MoCo(widths=(5,), queue=24),
     "SwAV": SwAV(widths=(5,), prototypes=6),
+    "DeepCluster": DeepCluster(widths=(5,), prototypes=6, queue=50, refits=4),
     "DINO": DINO(widths=(), prototypes=6),
     "BarlowTwins": BarlowTwins(widths=(5,)),
     "Supervised": Supervised(),
@@ -100,6 +102,56 @@ def test_swav_is_the_swapped_cross_entropy_and_log_k_where_nothing_differs():
     assert losses.swav(flat, flat).item() == pytest.approx(math.log(4), rel=1e-6)
 
 
+def test_kmeans_is_its_double_loop():
+    points, start = normal(40, 3), normal(5, 3, seed=1)
+    expected = [c / c.norm() for c in start]
+    for _ in range(4):
+        groups = [[] for _ in expected]
+        for x in points:
+            groups[max(range(5), key=lambda k: cosine(x, expected[k]))].append(x / x.norm())
+        expected = [sum(group) / sum(group).norm() for group in groups]
+    found = losses.spherical_kmeans(points, start, iterations=4)
+    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(losses.spherical_kmeans(3 * points.flip(0), 0.1 * start, iterations=4), found)
+    turn = torch.linalg.qr(normal(3, 3, seed=2)).Q
+    torch.testing.assert_close(losses.spherical_kmeans(points @ turn, start @ turn, iterations=4), found @ turn)
+
+
+def test_kmeans_climbs_to_a_fixed_point_that_scikit_learn_keeps():
+    """On the sphere the squared distance is 2 − 2 cos, and a centroid only differs in length from a mean of points."""
+    points, centroids = F.normalize(normal(60, 4), dim=1), normal(6, 4, seed=1)
+    values = []
+    for _ in range(40):
+        centroids = losses.spherical_kmeans(points, centroids, iterations=1)
+        values.append((points @ centroids.T).amax(1).mean().item())
+    assert all(b >= a - 1e-12 for a, b in itertools.pairwise(values)) and values[-1] > values[0]
+    torch.testing.assert_close(losses.spherical_kmeans(points, centroids, iterations=1), centroids)
+    theirs = KMeans(6, init=centroids.numpy(), n_init=1, max_iter=1).fit(points.numpy())
+    means = torch.from_numpy(theirs.cluster_centers_)
+    torch.testing.assert_close(F.normalize(means, dim=1), centroids)
+
+
+def test_an_empty_cluster_gets_the_point_that_is_represented_worst():
+    angles = torch.tensor([0.0, 0.1, -0.1, 0.5, 2.0]).double()
+    points = torch.stack([angles.cos(), angles.sin()], 1)
+    start = points[[0, 0, 0]]
+    found = losses.spherical_kmeans(points, start, iterations=1)
+    torch.testing.assert_close(found, torch.stack([F.normalize(points.sum(0), dim=0), points[4], points[3]]))
+    padded = torch.cat([torch.zeros(3, 2).double(), points])
+    torch.testing.assert_close(losses.spherical_kmeans(padded, start, iterations=1), found)
+    assert losses.spherical_kmeans(points, start).unique(dim=0).shape == (3, 2)
+
+
+def test_deepcluster_is_its_double_loop_and_log_k_where_nothing_differs():
+    (z1, z2), centroids, total = normal(2, 5, 4), normal(7, 4, seed=1), 0.0
+    for a, b in [*zip(z1, z2, strict=True), *zip(z2, z1, strict=True)]:
+        cluster = max(range(7), key=lambda k: cosine(b, centroids[k]))
+        terms = [math.exp(cosine(a, c) / 0.2) for c in centroids]
+        total -= math.log(terms[cluster] / sum(terms)) / 10
+    assert losses.deepcluster(z1, z2, centroids, temperature=0.2).item() == pytest.approx(total, rel=1e-12)
+    assert losses.deepcluster(z1, z2, torch.ones(7, 4)).item() == pytest.approx(math.log(7), rel=1e-12)
+
+
 def test_the_losses_agree_with_lightly():
     lightly = pytest.importorskip("lightly.loss")
     p, z = normal(2, 8, 6).float()
@@ -140,6 +192,10 @@ def test_no_gradient_passes_through_a_target(name):
         (lambda: losses.dino(normal(3, 2), normal(3, 2), normal(3)), r"centre has the shape \(3,\)"),
         (lambda: losses.swav(normal(3, 2), normal(3, 2), epsilon=-1.0), "epsilon is -1.0"),
         (lambda: losses.codes(normal(3), epsilon=0.1), r"scores have the shape \(3,\)"),
+        (lambda: losses.spherical_kmeans(normal(3, 2), normal(4, 2)), r"\(3, 2\).*\(4, 2\)"),
+        (lambda: losses.deepcluster(*normal(2, 3, 2), normal(4, 3)), r"centroids have the shape \(4, 3\)"),
+        (lambda: DeepCluster(prototypes=7, queue=6), "prototypes is 7; the queue of 6 must hold at least as many"),
+        (lambda: DeepCluster(refits=0), "DeepCluster.refits is 0; it must be at least 1"),
         (lambda: MoCo(queue=0), "MoCo.queue is 0; it must be at least 1"),
         (lambda: BYOL(momentum=1.5), "BYOL.momentum is 1.5; it lies in 0 … 1"),
         (lambda: SwAV(temperature=-1.0), "SwAV.temperature is -1.0; it must be positive"),
@@ -187,6 +243,21 @@ def test_the_queue_holds_the_newest_keys_first():
     assert torch.equal(method.queue[8:], old[:-8])
 
 
+def test_centroids_are_replaced_when_a_share_of_training_is_done():
+    """Ten steps and four refits: in each of the first shares' steps, then with the steps 5, 8 and 10."""
+    method = build("DeepCluster")
+    changed = []
+    for step in range(1, 11):
+        before = method.centroids.clone()
+        method.loss(batch(step))
+        method.after_step(step / 10)
+        changed.append(not torch.equal(method.centroids, before))
+        assert torch.equal(method.centroids, method.next_centroids) == changed[-1]
+    assert [step for step, c in enumerate(changed, 1) if c] == [1, 2, 3, 5, 8, 10]
+    torch.testing.assert_close(method.queue[:8], method.project(batch(10).views)[:8])
+    torch.testing.assert_close(method.queue[40:48], method.project(batch(5).views)[:8])
+
+
 @each_method
 def test_a_step_lowers_the_loss(name):
     method = build(name)
@@ -196,46 +267,29 @@ def test_a_step_lowers_the_loss(name):
     first.backward()
     trained = {key: value.clone() for key, value in method.state_dict().items()}
     optimizer.step()
-    for key in ("queue", "centre"):
-        if key in state:
-            getattr(method, key).copy_(state[key])
+    for key, buffer in method.named_buffers():
+        buffer.copy_(state[key])
     assert method.loss(batch())[0] < first and trained.keys() == state.keys()
 
 
-def small(name) -> Config:
-    """Three epochs on `shapes`; a batch of 33 images leaves two processes shares of unequal size."""
-    parts = {"views": policy("moderate"), "encoder": MLP(5, (16,)), "method": PARTS[name]}
-    optim = SGD(learning_rate=0.02)
-    return Config(data=Data("shapes", 99), epochs=3, batch_size=33, seed=3, snapshots=1, optim=optim, **parts)
+def test_deepcluster_learns_what_two_views_share_and_keeps_its_clusters(tmp_path):
+    """The clusters of two views tell more of each other than in the untrained network, where k-means is as free.
 
-
-@each_method
-def test_a_stopped_run_continues_to_the_same_bits(name, tmp_path):
-    config, history = small(name), None
+    Mutual information is 0 where all images share a cluster, and also where clusters say nothing of the image.
+    """
+    part = DeepCluster(widths=(16,), prototypes=12, queue=400, refits=10)
+    parts = {"views": policy("moderate"), "encoder": MLP(16, (64,)), "method": part, "optim": Adam()}
+    config = Config(data=Data("shapes", 400), epochs=10, batch_size=50, snapshots=1, **parts)
     images = load_train(config.data)
-    expected, *_ = training.train(config, images, tmp_path / "whole")
-    while history is None:
-        try:
-            history, *_ = training.train(config, images, tmp_path / "parts", time_limit=0)
-        except training.TimeLimit:
-            continue
-    whole, parts = (weights(files.snapshot_path(tmp_path / kind, 3)) for kind in ("whole", "parts"))
-    assert history == expected and whole.keys() == parts.keys()
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-
-
-def train_each(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sslbook.hardware.uses_bfloat16", lambda device: False)
-        for name in PARTS:
-            config = small(name)
-            training.train(config, load_train(config.data), folder / f"{name}-{world().size}")
-
-
-def test_two_processes_train_as_one(tmp_path):
-    together(train_each, tmp_path)
-    train_each(tmp_path)
-    for name in PARTS:
-        alone, shared = (weights(files.snapshot_path(tmp_path / f"{name}-{size}", 3)) for size in "12")
-        for key, value in alone.items():
-            torch.testing.assert_close(shared[key], value, rtol=1e-3, atol=1e-5, msg=f"{name} {key}")
+    training.train(config, images, tmp_path)
+    views = config.views(images.images.repeat(2, 1, 1, 1), torch.Generator().manual_seed(0)).unflatten(0, (2, -1))
+    information = {}
+    for epoch in (0, config.epochs):
+        method = training.build(config)
+        method.load_state_dict(weights(files.snapshot_path(tmp_path, epoch)))
+        z = F.normalize(method.project(views).detach(), dim=1)
+        centroids = F.normalize(method.centroids, dim=1) if epoch else losses.spherical_kmeans(z, z[:12], iterations=20)
+        clusters = (z @ centroids.T).argmax(1)
+        assert len(clusters.unique()) == 12
+        information[epoch] = mutual_info_score(*clusters.chunk(2))
+    assert information[config.epochs] > 1.7 * information[0]

@@ -19,9 +19,7 @@ import torch
 
 from sslbook import data, files, pages, papers, runs, training
 from sslbook.config import Config
-from sslbook.processes import world
-from tests.test_distributed import together
-from tests.test_training import same, weights
+from tests.laws import assert_two_train_as_one, in_parts, same, weights
 
 HERE = Path(__file__).parent / "papers"
 
@@ -155,12 +153,8 @@ def test_the_cost_counts_decoder_classifier_and_target(alike):
 
 def test_a_stopped_run_continues_to_the_same_bits(toy, plan, unlike, folder, tmp_path):
     """With noise, labels, a moving average and a queue."""
-    images, history = data.load_train(unlike.data), None
-    while history is None:
-        try:
-            history, *_ = training.train(unlike, images, tmp_path, time_limit=0)
-        except training.TimeLimit:
-            continue
+    images = data.load_train(unlike.data)
+    (history, *_), _ = in_parts(lambda **limit: training.train(unlike, images, tmp_path, **limit))
     whole = toy.PAPER.find(plan[1:2])[0].run
     assert whole.history.equals(pd.DataFrame(history))
     last = weights(files.snapshot_path(tmp_path, 4))
@@ -169,19 +163,8 @@ def test_a_stopped_run_continues_to_the_same_bits(toy, plan, unlike, folder, tmp
     assert not torch.equal(last["target.1.weight"], last["encoder.1.weight"])
 
 
-def train_together(folder):
-    config = importlib.import_module("sslbook.papers.toy").PAPER.plan()[1].config
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sslbook.hardware.uses_bfloat16", lambda device: False)
-        training.train(config, data.load_train(config.data), folder / f"{world().size}")
-
-
-def test_two_processes_train_as_one(toy, tmp_path):
-    together(train_together, tmp_path)
-    train_together(tmp_path)
-    alone, shared = (weights(files.snapshot_path(tmp_path / size, 4)) for size in "12")
-    for name, value in alone.items():
-        torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-5, msg=name)
+def test_two_processes_train_as_one(unlike, tmp_path):
+    assert_two_train_as_one({"unlike": unlike}, tmp_path, lambda name: dict(rtol=1e-3, atol=1e-5))
 
 
 def test_a_term_that_is_no_number_is_named(alike, tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 
 from sslbook import data, files, hardware, runs, training
@@ -17,6 +16,7 @@ from sslbook.data import Data
 from sslbook.methods import Batch, SimCLR
 from sslbook.models import ResNet
 from sslbook.optim import LARS, SGD, Adam
+from tests.laws import assert_stops_change_nothing, same, weights
 from tests.test_config import example
 
 TINY = dict(data=Data("shapes", 96), encoder=ResNet(8, (1, 1)), method=SimCLR(widths=(4,)), batch_size=32, snapshots=2)
@@ -29,14 +29,6 @@ def tiny(**changes):
 @pytest.fixture
 def images():
     return data.load_train(TINY["data"])
-
-
-def weights(path):
-    return safetensors.torch.load_file(path)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_history_and_snapshots_are_what_was_declared(tmp_path, images):
@@ -80,17 +72,8 @@ def test_the_same_configuration_gives_the_same_bits_and_another_seed_others(tmp_
 
 
 @pytest.mark.parametrize("optimizer", [LARS(learning_rate=1.0), Adam(weight_decay=1e-2)], ids=["lars", "adam"])
-def test_a_stopped_run_continues_to_the_same_bits(tmp_path, images, optimizer):
-    config = tiny(optim=optimizer)
-    whole, *_ = training.train(config, images, tmp_path / "whole")
-    parts, stops = None, 0
-    while parts is None:
-        try:
-            parts, *_ = training.train(config, images, tmp_path / "parts", time_limit=0)
-        except training.TimeLimit:
-            stops += 1
-    assert stops == 3 and parts == whole
-    assert same(*(weights(files.snapshot_path(tmp_path / name, 4)) for name in ("whole", "parts")))
+def test_a_stopped_run_continues_to_the_same_bits(tmp_path, optimizer):
+    assert_stops_change_nothing(tiny(optim=optimizer), tmp_path)
 
 
 KILLED = """

@@ -6,17 +6,12 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from sslbook import files, losses, training
+from sslbook import losses
 from sslbook.config import Config
-from sslbook.data import Data, Info, load_train
+from sslbook.data import Data, Info
 from sslbook.methods import CRVAE, VAE, Batch, BetaVAE, SimVAE
 from sslbook.models import MLP, ConvDecoder, GaussianResNet, MLPDecoder, ResNet
-from sslbook.optim import Adam
-from sslbook.processes import world
-from sslbook.views import Policy
 from tests.test_config import example
-from tests.test_distributed import together
-from tests.test_training import weights
 
 ABOUT = Info((1, 4, 6), 10, 10, {})
 DECODER = MLPDecoder((7,))
@@ -267,45 +262,3 @@ def test_the_decoder_is_part_of_the_identity_and_of_the_json():
 def test_what_makes_no_model_is_refused_with_a_sentence(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
-
-
-def small(kind) -> Config:
-    """A run of three epochs on `shapes`; a batch of 33 images leaves the processes shares of unequal size."""
-    policy = Policy(crop=(0.6, 1), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1))
-    part = kind(decoder=MLPDecoder((16,)))
-    method = {"views": policy, "encoder": MLP(4, (16,)), "method": part, "optim": Adam(learning_rate=1e-3)}
-    return Config(data=Data("shapes", 99), epochs=3, batch_size=33, seed=3, snapshots=1, **method)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_stopped_run_continues_to_the_same_bits(kind, tmp_path):
-    config, history = small(kind), None
-    images = load_train(config.data)
-    expected, *_ = training.train(config, images, tmp_path / "whole")
-    stops = 0
-    while history is None:
-        try:
-            history, *_ = training.train(config, images, tmp_path / "parts", time_limit=0)
-        except training.TimeLimit:
-            stops += 1
-    whole, parts = (weights(files.snapshot_path(tmp_path / name, 3)) for name in ("whole", "parts"))
-    assert stops == 2 and history == expected
-    assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
-
-
-def train_each(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sslbook.hardware.uses_bfloat16", lambda device: False)
-        for kind in KINDS:
-            config = small(kind)
-            training.train(config, load_train(config.data), folder / f"{kind.__name__}-{world().size}")
-
-
-def test_two_processes_train_as_one(tmp_path):
-    """Each has its own share of images and of noise; loss and gradient are sums over all."""
-    together(train_each, tmp_path)
-    train_each(tmp_path)
-    for kind in KINDS:
-        alone, shared = (weights(files.snapshot_path(tmp_path / f"{kind.__name__}-{size}", 3)) for size in "12")
-        for name, value in alone.items():
-            torch.testing.assert_close(shared[name], value, rtol=1e-4, atol=1e-6, msg=f"{kind.__name__} {name}")

@@ -3,7 +3,7 @@
 from sslbook.losses.contrastive import UpperBound, cross_view_info_nce, info_nce, info_nce_upper_bound, nt_xent
 from sslbook.losses.matching import Plan, matching_gap, multi_matching_gap, sinkhorn
 from sslbook.losses.redundancy import barlow_twins, vicreg
-from sslbook.losses.targets import byol, codes, dino, moco, swav
+from sslbook.losses.targets import byol, codes, deepcluster, dino, moco, spherical_kmeans, swav
 from sslbook.losses.variational import (
     Bound,
     bernoulli_log_likelihood,
@@ -29,6 +29,7 @@ __all__ = [
     "codes",
     "consistency",
     "cross_view_info_nce",
+    "deepcluster",
     "dino",
     "elbo_ssl",
     "gaussian_kl",
@@ -46,6 +47,7 @@ __all__ = [
     "posterior_entropy",
     "reconstruction",
     "sinkhorn",
+    "spherical_kmeans",
     "swav",
     "vicreg",
 ]

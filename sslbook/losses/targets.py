@@ -145,3 +145,87 @@ def swav(scores1: Tensor, scores2: Tensor, *, temperature: float = 0.1, epsilon:
     target1, target2 = codes(scores1, epsilon=epsilon), codes(scores2, epsilon=epsilon)
     losses = (F.cross_entropy(scores1 / temperature, target2), F.cross_entropy(scores2 / temperature, target1))
     return (losses[0] + losses[1]) / 2
+
+
+def spherical_kmeans(points: Tensor, centroids: Tensor, *, iterations: int = 10) -> Tensor:
+    """Centroids after `iterations` of k-means by cosine, from the given ones.
+
+    One iteration assigns each point to the centroid c of largest cosine (the first of several), and replaces each
+    centroid by the direction of the sum of the directions of its points. Without empty clusters, no iteration lowers
+    the mean cosine of a point with its centroid.
+
+    A cluster that is empty, or whose sum is zero, is filled again: the first such cluster gets the point of the
+    smallest cosine with its centroid, the second the next, and so on. Points of zeros have no direction and count for
+    nothing. Nothing is drawn, so equal arguments give equal centroids.
+
+    Source: Caron et al. 2020, appendix on DeepCluster-v2, where k-means starts from random points, and empty clusters
+    stay as they were.
+
+    **Arguments**
+
+    - `points` (M, D) and `centroids` (K, D), of any length, with K ≤ M; constants.
+    - `iterations`, at least 1.
+
+    **Returns** (K, D), rows of unit length, or of zeros where fewer than K points have a direction.
+
+    **Raises** `ValueError` for another number of iterations, or if the shapes do not match.
+
+    >>> points = torch.tensor([[1.0, 0.1], [1.0, -0.1], [-2.0, 0.0]])
+    >>> losses.spherical_kmeans(points, points[1:])
+    tensor([[ 1.,  0.],
+            [-1.,  0.]])
+    """
+    require_number("iterations", iterations, least=1, whole=True)
+    floating("points", points)
+    floating("centroids", centroids)
+    require(
+        points.ndim == centroids.ndim == 2
+        and points.shape[1] == centroids.shape[1] > 0 < len(centroids) <= len(points),
+        f"The points have the shape {tuple(points.shape)} and the centroids {tuple(centroids.shape)}; they must be "
+        "(M, D) and (K, D) with K from 1 to M.",
+    )
+    points = unit(promoted(points.detach()))
+    centroids, k = unit(centroids.detach().to(points.dtype)), len(centroids)
+    nothing = (points == 0).all(1)
+    with torch.autocast(points.device.type, enabled=False):
+        for _ in range(iterations):
+            cosines, nearest = (points @ centroids.T).max(1)
+            # A product of matrices adds in the same order each time; index_add does not on a GPU.
+            members = (nearest[:, None] == torch.arange(k, device=points.device)).to(points.dtype)
+            sums = members.T @ points.masked_fill(cosines.isnan()[:, None], torch.nan)  # else a wrong centroid vanishes
+            lost = (sums == 0).all(1)
+            worst = cosines.masked_fill(nothing, torch.inf).topk(k, largest=False).indices
+            spare = points[worst[(lost.cumsum(0) - 1).clamp(min=0)]]
+            centroids = torch.where(lost[:, None], spare, unit(sums))
+    return centroids
+
+
+def deepcluster(z1: Tensor, z2: Tensor, centroids: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Each view predicts the cluster of the other: the mean over both views and over images of the cross-entropies.
+
+    The prediction is softmax(cos(z, c_k)/T) over the centroids c_k, and the cluster is that of the largest cosine.
+
+    Source: Caron et al. 2020, appendix on DeepCluster-v2, where the clusters come from an earlier pass over the images.
+
+    **Arguments**
+
+    - `z1`, `z2` (N, D): projections of both views. `centroids` (K, D), constants.
+    - `temperature` T, at least 1e-30.
+
+    **Returns** a scalar in nats, at least 0. If all centroids have one direction it is log K.
+
+    **Raises** `ValueError` for another temperature, or if the shapes do not match.
+    """
+    require_number("The temperature", temperature, least=1e-30)
+    z1, z2 = paired(z1, z2, least=1)
+    floating("centroids", centroids)
+    require(
+        centroids.ndim == 2 and centroids.shape[1] == z1.shape[1] and len(centroids) > 0,
+        f"The centroids have the shape {tuple(centroids.shape)}; they must be (K, {z1.shape[1]}), as the views are.",
+    )
+    centroids = unit(centroids.detach().to(z1.dtype))
+    with torch.autocast(z1.device.type, enabled=False):
+        scores1, scores2 = unit(z1) @ centroids.T, unit(z2) @ centroids.T
+    cluster1, cluster2 = scores1.detach().argmax(1), scores2.detach().argmax(1)
+    losses = (F.cross_entropy(scores1 / temperature, cluster2), F.cross_entropy(scores2 / temperature, cluster1))
+    return (losses[0] + losses[1]) / 2

@@ -3,7 +3,7 @@
 from sslbook.methods.joint_embedding import JointEmbedding
 from sslbook.methods.method import Batch, Method
 from sslbook.methods.pairwise import MatchingGap, SimCLR, VICReg
-from sslbook.methods.targets import BYOL, DINO, BarlowTwins, MoCo, SimSiam, Supervised, SwAV
+from sslbook.methods.targets import BYOL, DINO, BarlowTwins, DeepCluster, MoCo, SimSiam, Supervised, SwAV
 from sslbook.methods.variational import CRVAE, VAE, BetaVAE, LatentVariable, SimVAE
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "BarlowTwins",
     "Batch",
     "BetaVAE",
+    "DeepCluster",
     "JointEmbedding",
     "LatentVariable",
     "MatchingGap",

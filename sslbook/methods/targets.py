@@ -112,7 +112,7 @@ class _Targeted(Part):
         for field in ("temperature", "epsilon", "teacher_temperature"):
             value = getattr(self, field, 1.0)
             require(value > 0, f"{name}.{field} is {value}; it must be positive.")
-        for field in ("queue", "prototypes"):
+        for field in ("queue", "prototypes", "refits"):
             value = getattr(self, field, 1)
             require(value >= 1, f"{name}.{field} is {value}; it must be at least 1.")
 
@@ -209,6 +209,73 @@ class SwAV(_Targeted, slot="method"):
     def build(self, encoder: Encoder, about: Info) -> Method:
         """The method around `encoder`, with PyTorch's default initialisation."""
         return Clustering(encoder, self.widths, self.prototypes, self.temperature, self.epsilon)
+
+
+class Regrouping(Embedding):
+    """DeepCluster: each view predicts the other's cluster, of clusters that k-means finds in a queue."""
+
+    def __init__(self, encoder, widths, prototypes: int, queue: int, refits: int, temperature: float):
+        super().__init__(encoder, widths)
+        dim = widths[-1] if widths else encoder.dim
+        self.refits, self.temperature = refits, temperature
+        self.register_buffer("queue", torch.zeros(queue, dim))
+        self.register_buffer("centroids", torch.randn(prototypes, dim))
+        self.register_buffer("next_centroids", self.centroids.clone())
+        self.register_buffer("refitted", torch.zeros((), dtype=torch.long))
+
+    def loss(self, batch):
+        z1, z2 = map(self.gather, self.project(batch.views).chunk(2))
+        loss = losses.deepcluster(z1, z2, self.centroids.clone(), temperature=self.temperature)
+        with torch.no_grad():
+            self.queue.copy_(torch.cat([z1.to(self.queue.dtype), self.queue])[: len(self.queue)])
+        return loss, {}
+
+    @torch.no_grad()
+    def after_step(self, progress):
+        """One iteration of k-means; its centroids are taken over where another share 1/refits of training is done.
+
+        In the first share they are taken over in each step. Whether one is due is decided on the device.
+        """
+        self.next_centroids.copy_(losses.spherical_kmeans(self.queue, self.next_centroids, iterations=1))
+        shares = math.floor(progress * self.refits)
+        self.centroids.copy_(torch.where(self.refitted < max(shares, 1), self.next_centroids, self.centroids))
+        self.refitted.fill_(shares)
+
+
+@dataclass(frozen=True)
+class DeepCluster(_Targeted, slot="method"):
+    """DeepCluster-v2 (Caron et al. 2020, appendix), with a queue in place of the memory of all images.
+
+    Each view predicts, by softmax of its cosines with the centroids over `temperature`, the cluster of the other view.
+    Centroids are constants of the loss. They are replaced `refits` times, evenly over training, by those of
+    `losses.spherical_kmeans` over a queue. The departures from the paper:
+
+    - The `queue` holds the projections of the last so many first views. The paper remembers one of each image.
+    - The pseudo-label is the centroid nearest to the other view now. In the paper it is the one nearest to a view of
+      the epoch before, and stays for an epoch.
+    - k-means goes on from its last centroids, one iteration a step. The paper starts it afresh from random images
+      before each epoch, with ten iterations; `refits` equal to the number of epochs is its rhythm.
+    - Empty clusters are filled again; there they stay empty.
+    - In the first share of training, 1/refits, the centroids follow k-means in each step, and in the first step they
+      are random. The paper fills its memory with the untrained network first.
+    - Two views and one set of `prototypes`; the paper has small views too, and three sets of 3,000.
+    """
+
+    prototypes: int = 128
+    queue: int = 4096
+    refits: int = 100
+    temperature: float = 0.1
+
+    def validate(self):
+        super().validate()
+        require(
+            self.prototypes <= self.queue,
+            f"DeepCluster.prototypes is {self.prototypes}; the queue of {self.queue} must hold at least as many.",
+        )
+
+    def build(self, encoder: Encoder, about: Info) -> Method:
+        """The method around `encoder`, with PyTorch's default initialisation."""
+        return Regrouping(encoder, self.widths, self.prototypes, self.queue, self.refits, self.temperature)
 
 
 class Distilling(Twin):
