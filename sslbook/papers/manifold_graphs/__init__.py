@@ -6,10 +6,10 @@ and the public code of a companion paper. What is here reconstructs the claims t
 
 from sslbook.papers.manifold_graphs.claims import CLAIMS
 from sslbook.papers.manifold_graphs.measure import VERSION, K, geometry, measure, row
-from sslbook.papers.manifold_graphs.plan import PLANS
+from sslbook.papers.manifold_graphs.plan import COLOURS, METHODS, PARADIGMS, PLANS, POLICIES
 from sslbook.papers.paper import Paper
 
-__all__ = ["PAPER", "K", "geometry", "measure", "row"]
+__all__ = ["METHODS", "PAPER", "PARADIGMS", "POLICIES", "K", "geometry", "measure", "row"]
 
 PAPER = Paper(
     name="manifold_graphs",
@@ -19,4 +19,6 @@ PAPER = Paper(
     row=row,
     claims=CLAIMS,
     version=VERSION,
+    colours=COLOURS,
+    sweep=("seeds",),
 )
