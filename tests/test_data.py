@@ -266,7 +266,7 @@ def test_idx_archives_become_one_channel_images(monkeypatch, tmp_path, serve):
 
 
 def test_an_unknown_name_split_or_size_is_refused():
-    with pytest.raises(ValueError, match=r"'imagenet' is unknown; allowed are cifar100, .*, celeba\."):
+    with pytest.raises(ValueError, match=r"'imagenet' is unknown; allowed are cifar100, .*, rsscn7\."):
         data.load("imagenet", "train")
     with pytest.raises(ValueError, match=r"'val' is unknown; allowed are train, validation, test\."):
         data.load("shapes", "val")

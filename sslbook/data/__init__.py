@@ -1,14 +1,16 @@
 """Image sets with fine and coarse labels and, where they are known, factors of style.
 
-A module of sets has `SETS`, their `Info` by name, and `load(name, split, root)`; `add` makes them known.
+A module of sets has `SETS`, their `Info` by name, and `load(name, split, root)`; `add` makes them known. It may have
+`info(name, root)`, where the sizes depend on what lies there, and `download(name, root)`.
 """
 
 from dataclasses import dataclass
 
 from sslbook.config import Part, require
-from sslbook.data import binarised, celeba, official, shapes
+from sslbook.data import binarised, celeba, official, shapes, transfer
 from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, balanced_order, channel_statistics
 from sslbook.data.official import folder
+from sslbook.data.transfer import as_colour
 
 __all__ = [
     "SETS",
@@ -18,6 +20,7 @@ __all__ = [
     "Info",
     "Names",
     "add",
+    "as_colour",
     "balanced_order",
     "channel_statistics",
     "download",
@@ -41,6 +44,7 @@ add(official)
 add(shapes)
 add(binarised)
 add(celeba)
+add(transfer)
 
 
 def _source(name: str):
@@ -48,12 +52,14 @@ def _source(name: str):
     return next(module for module in _MODULES if name in module.SETS)
 
 
-def info(name: str) -> Info:
+def info(name: str, root=None) -> Info:
     """Shape (C, H, W), numbers of classes and sizes of the splits of a set, without reading it.
 
-    Raises `ValueError` for an unknown name.
+    The sizes are those of the whole set, or, of a set of `sslbook.data.transfer` that lies in folders of classes below
+    `root` (default: see `folder`), the numbers of pictures there. Raises `ValueError` for an unknown name.
     """
-    return _source(name).SETS[name]
+    module = _source(name)
+    return module.info(name, root) if hasattr(module, "info") else module.SETS[name]
 
 
 def load(name: str, split: str, root=None) -> ImageSet:
@@ -80,7 +86,7 @@ class Data(Part, slot="data"):
     images: int | None = None
 
     def validate(self):
-        size = info(self.name).sizes["train"]
+        size = _source(self.name).SETS[self.name].sizes["train"]  # a configuration is good or bad on every machine
         require(
             self.images is None or 1 <= self.images <= size,
             f"Data.images is {self.images}; {self.name} has 1 … {size} images to train on.",
@@ -88,6 +94,13 @@ class Data(Part, slot="data"):
 
 
 def load_train(data: Data) -> ImageSet:
-    """The images `data` asks for. A smaller number gives a prefix of a larger one; run seeds play no part."""
+    """The images `data` asks for. A smaller number gives a prefix of a larger one; run seeds play no part.
+
+    Raises `ValueError` as `load` does, and where a part of a set lies in `folder` that has fewer images.
+    """
     train = load(data.name, "train")
+    require(
+        data.images is None or data.images <= len(train),
+        f"Data.images is {data.images}; the part of {data.name} in {folder()} has 1 … {len(train)} images to train on.",
+    )
     return train if data.images is None else train.subset(balanced_order(train.fine, seed=1)[: data.images])

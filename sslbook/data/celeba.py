@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sslbook.config import require
-from sslbook.data.imageset import SPLITS, ImageSet, Info, Names
+from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, pillow
 from sslbook.data.official import folder
 
 HAIR = ("black", "blond", "brown", "gray", "other")
@@ -106,9 +106,8 @@ def _require_image(path: Path) -> None:
 
 def _read_image(path: Path) -> np.ndarray:
     """The image as (64, 64, 3) uint8."""
-    from PIL import Image
-
     _require_image(path)
+    Image = pillow()
     width, height = _ALIGNED
     try:
         with Image.open(path) as image:

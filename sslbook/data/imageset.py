@@ -74,6 +74,22 @@ def balanced_order(labels: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(random[np.argsort((rank + 0.5) / counts[shuffled], kind="stable")])
 
 
+def held_out(labels: Tensor, split: str) -> Tensor:
+    """Indices, ascending, of a fixed balanced tenth of the training images for "validation", of the rest for "train"."""
+    order = balanced_order(labels, seed=0)
+    tenth = len(order) // 10
+    return (order[:tenth] if split == "validation" else order[tenth:]).sort().values
+
+
+def pillow():
+    """The module that reads and resizes pictures, which the core does without. Raises `ValueError` where it is not."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ValueError("Pictures are read with Pillow, which is missing: `pip install pillow` installs it.") from error
+    return Image
+
+
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population standard deviation (C,) of uint8 images (N, C, H, W), in units where 255 is 1; exact sums."""
     counts = torch.stack([torch.bincount(channel.reshape(-1), minlength=256) for channel in images.transpose(0, 1)])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sslbook.config import require
-from sslbook.data.imageset import ImageSet, Info, Names, balanced_order
+from sslbook.data.imageset import ImageSet, Info, Names, held_out
 from sslbook.files import CHECKOUT, absolute, write_whole
 
 
@@ -109,9 +109,7 @@ def load(name: str, split: str, root=None) -> ImageSet:
     whole = read(name, "test" if split == "test" else "train", root)
     if split == "test":
         return whole
-    order = balanced_order(whole.fine, seed=0)
-    tenth = len(order) // 10
-    return whole.subset((order[:tenth] if split == "validation" else order[tenth:]).sort().values)
+    return whole.subset(held_out(whole.fine, split))
 
 
 def folder(root=None) -> Path:
@@ -133,11 +131,14 @@ def _command(name: str) -> str:
     return f"`make data DATASET={name}`" if CHECKOUT is not None else f"`python -m sslbook.data {name}`"
 
 
-def _verified(name: str, file: str, md5: str, root) -> bytes:
-    """The content of a file whose MD5 is as published; what is parsed is what was verified."""
-    path = folder(root) / file
-    mend = f"{_command(name)} fetches it"
-    require(path.is_file(), f"{path} is missing; {mend}, and SSLBOOK_DATA names the folder to look in.")
+def missing(path: Path | str, mend: str) -> str:
+    """The sentence for a file or folder that is not there, with what to do."""
+    return f"{path} is missing; {mend}, and SSLBOOK_DATA names the folder to look in."
+
+
+def verified(path: Path, md5: str, mend: str) -> bytes:
+    """The content of a file whose MD5 is as published; what is parsed is what was verified. `mend` says what to do."""
+    require(path.is_file(), missing(path, mend))
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     require(found == md5, f"{path} is truncated or altered (its MD5 is {found}, not {md5}); {mend} again.")
@@ -145,7 +146,8 @@ def _verified(name: str, file: str, md5: str, root) -> bytes:
 
 
 def _verified_part(name: str, part: str, root) -> list[bytes]:
-    return [_verified(name, file, md5, root) for file, md5 in _OFFICIAL[name].files[part].items()]
+    mend = f"{_command(name)} fetches it"
+    return [verified(folder(root) / file, md5, mend) for file, md5 in _OFFICIAL[name].files[part].items()]
 
 
 def _byte_dtype(code, align, copy) -> np.dtype:
