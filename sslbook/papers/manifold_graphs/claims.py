@@ -78,13 +78,13 @@ def _gain(rival: str | None, frame: pd.DataFrame) -> pd.Series:
     In units of the variance of transfer over methods and policies; each method is predicted from the others.
     """
     table = models(frame)
-    y, names = transfer(table), table.method.to_numpy()
+    y, names = transferred(table), table.method.to_numpy()
     base = statistics.predicted(table[[rival]], y, names) if rival else statistics.predicted_mean(y, names)
     ours = statistics.predicted(table[list(GEOMETRY)], y, names)
     return pd.Series(((base - y) ** 2 - (ours - y) ** 2) / y.var()).groupby(names).mean()
 
 
-def transfer(table: pd.DataFrame) -> np.ndarray:
+def transferred(table: pd.DataFrame) -> np.ndarray:
     """How well each model of `models` transfers: the mean over sets of its standardised linear-probe accuracy."""
     return statistics.standardised(table[[name for name in table if name.startswith("linear_")]]).mean(1)
 

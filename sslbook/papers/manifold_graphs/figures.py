@@ -79,6 +79,52 @@ def alike(page, policy: str) -> tuple[dict[str, pd.DataFrame], float]:
     return found, NEAR / (len(a["near"]) - 1)
 
 
+def square(values: pd.DataFrame, ax, **labels) -> None:
+    """A square heat map of numbers in [0, 1] for pairs of models."""
+    import seaborn
+
+    seaborn.heatmap(
+        values, ax=ax, vmin=0, vmax=1, square=True, annot=True, fmt=".2f", annot_kws={"size": 6}, cbar=False
+    )
+    ax.set(**labels)
+    ax.tick_params(labelsize=7)
+
+
+def pairs(values: pd.DataFrame, kind: str) -> float:
+    """The mean over pairs of methods without labels, of the "same paradigm" or of a "different paradigm"."""
+    methods = [name for name in values if PARADIGMS[name] != "supervised"]
+    same = kind == "same paradigm"
+    chosen = [p for p in itertools.combinations(methods, 2) if (PARADIGMS[p[0]] == PARADIGMS[p[1]]) == same]
+    return float(np.mean([values.loc[pair] for pair in chosen]))
+
+
+def error_of_diameter(page) -> float:
+    """The largest standard error of a mean diameter over images, relative to the mean, of all runs and families."""
+    views = [page.paper.arrays(run)["view_diameter"][-1] for run, _ in page.found]
+    return max(float((v.std(1) / v.mean(1)).max()) / v.shape[1] ** 0.5 for v in views)
+
+
+def p_of_skill(x: np.ndarray, y: np.ndarray, groups, *, draws: int = 200) -> float:
+    """Share of permutations of y over groups, with the given order among them, of at least its R² out of sample."""
+    random = np.random.default_rng(0)
+    found = statistics.skill(statistics.predicted(x, y, groups), y, groups)
+    more = 0
+    for _ in range(draws):
+        mixed = statistics.permuted(y, groups, random)
+        more += statistics.skill(statistics.predicted(x, mixed, groups), mixed, groups) >= found
+    return (1 + more) / (1 + draws)
+
+
+def guessed(page, table: pd.DataFrame, guess: np.ndarray, y: np.ndarray, ax) -> None:
+    """What was predicted and what is true of each model, a colour for each paradigm and a mark for each policy."""
+    for (method, policy), rows in table.groupby(["method", "policy"], sort=False).indices.items():
+        looks = {"color": page.paper.colours[PARADIGMS[method]], "marker": _MARKS[policy]}
+        ax.scatter(guess[rows], y[rows], s=30, **looks)
+    ax.axline((0, 0), slope=1, color="black", linewidth=1, linestyle=":")
+    for paradigm in dict.fromkeys(table.method.map(PARADIGMS)):
+        ax.scatter([], [], color=page.paper.colours[paradigm], label=paradigm)
+
+
 def three_graphs(query: Tensor, points: Tensor, *, k: int, radius: float) -> dict[str, Tensor]:
     """Indices of the neighbours of a query (2,) among points (N, 2): the k nearest, those within `radius`, and NNK
     with 30 candidates and a Gaussian kernel of bandwidth 0.4."""

@@ -44,6 +44,12 @@ def permutation_p(statistic: Callable[[np.ndarray], float], labels, *, draws: in
     return (1 + more) / (1 + draws)
 
 
+def share_under_chance(x: np.ndarray, groups, *, level: float = 0.95, draws: int = 1_999, seed: int = 0) -> float:
+    """The quantile of `share_between` under permutation of the groups: a share above it would be found at this level."""
+    random, groups = np.random.default_rng(seed), np.asarray(groups)
+    return float(np.quantile([share_between(x, random.permutation(groups)) for _ in range(draws)], level))
+
+
 def jackknife(statistic: Callable[[np.ndarray], float], n: int) -> np.ndarray:
     """Tukey's pseudo-values (n,) of a statistic of some of n units, given by their indices: nθ − (n − 1)θ₋ᵢ.
 
@@ -118,3 +124,21 @@ def skill(predicted: np.ndarray, y: np.ndarray, groups) -> float:
     y = np.asarray(y, float)
     base = predicted_mean(y, groups)
     return float(1 - ((predicted - y) ** 2).sum() / ((base - y) ** 2).sum())
+
+
+def in_sample(x: np.ndarray, y: np.ndarray) -> float:
+    """R² of the ridge regression with the least of `PENALTIES` on the models to which it is fitted."""
+    x, y = np.asarray(x, float).reshape(len(y), -1), np.asarray(y, float)
+    return float(1 - ((_ridge(x, y, PENALTIES[0])(x) - y) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+
+
+def permuted(y: np.ndarray, groups, random: np.random.Generator) -> np.ndarray:
+    """y (n,) with whole groups changed for each other; groups of other sizes than most stay where they are."""
+    y, groups = np.asarray(y, float), np.asarray(groups)
+    places = [np.flatnonzero(groups == name) for name in np.unique(groups)]
+    sizes = [len(place) for place in places]
+    usual = [place for place in places if len(place) == max(set(sizes), key=sizes.count)]
+    mixed = y.copy()
+    for place, source in zip(usual, random.permutation(len(usual)), strict=True):
+        mixed[place] = y[usual[source]]
+    return mixed
