@@ -26,14 +26,14 @@ K = 50
 IMAGES = 1_000
 """Test images whose features are measured; fewer where a set has fewer."""
 VIEWED, VIEWS = 50, 64
-"""Images whose augmentation manifolds are measured, and views of each."""
+"""Images whose augmentation manifolds are measured, at most a twentieth of those above, and views of each."""
 FAMILIES = ("crop", "flip", "jitter", "grayscale", "blur", "rotation", "translation", "all")
 BINARY = ("flip", "grayscale")
 """Families of two views: their manifold is two points, which have a distance and no neighbourhoods."""
 TRANSFER = ("cifar10", "fashion_mnist", "mnist", "shapes", "rsscn7", "gtsrb", "flowers102", "usps")
 BANK, VALIDATION, TEST = 2_000, 1_000, 2_000
 """Images of a transfer set to which probes are fitted, on which the penalty is chosen, and which are scored; fewer
-where a set has fewer."""
+where a set has fewer, or a run trained on less than five times as many."""
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Those of the linear probe, from which the best on validation images is taken."""
 DEGREES, PIXELS = 30, 4
@@ -123,8 +123,8 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     test = test.subset(torch.arange(min(IMAGES, len(test))))
     images = {"test": test.images}
     for seed, family in enumerate(FAMILIES):
-        images[family] = augmented(test.images[:VIEWED], family, VIEWS, seed=seed).flatten(0, 1)
-    sets = {name: _parts(name, size) for name in transfer(config)}
+        images[family] = augmented(test.images[: min(VIEWED, len(test) // 20)], family, VIEWS, seed=seed).flatten(0, 1)
+    sets = {name: _parts(config, name, size) for name in transfer(config)}
     sets |= {config.data.name: _source(config)}
     for name, parts in sets.items():
         images |= {f"{name} {part}": each.images for part, each in parts.items()}
@@ -178,10 +178,11 @@ def whitened_cosine(clean: Tensor, one: Tensor, views: Tensor) -> Tensor:
     return F.cosine_similarity(one.expand_as(views), views, dim=-1).mean(0)
 
 
-def _parts(name: str, size: int) -> dict[str, ImageSet]:
+def _parts(config: Config, name: str, size: int) -> dict[str, ImageSet]:
     """The images of a transfer set, in colour and `size` pixels wide and high."""
     counts = {"bank": ("train", BANK), "validation": ("validation", VALIDATION), "test": ("test", TEST)}
-    parts = {part: _part(data.load(name, split), n) for part, (split, n) in counts.items()}
+    most = (config.data.images or 5 * BANK) // 5
+    parts = {part: _part(data.load(name, split), min(n, most)) for part, (split, n) in counts.items()}
     return {part: replace(each, images=data.as_colour(each.images, size)) for part, each in parts.items()}
 
 
@@ -190,7 +191,7 @@ def _source(config: Config) -> dict[str, ImageSet]:
     validation = data.load(config.data.name, "validation")
     return {
         "bank": _part(data.load_train(config.data), 5_000),
-        "validation": _part(validation, TEST),
+        "validation": _part(validation, min(TEST, config.data.images or TEST)),
         "test": held_out(config),
     }
 

@@ -42,7 +42,7 @@ METHODS = tuple(PARADIGMS)
 POLICIES = ("large", "weak")
 """The views of SimCLR, and crop and flip alone: so that the geometry varies for more reasons than the method."""
 LEARNED = 0.02
-"""A model counts as one that learned if its 20-NN accuracy on validation images is so much above the untrained one's."""
+"""By how much the 20-NN accuracy on validation images of a model that has learned exceeds the untrained one's."""
 COLOURS = {
     "contrastive": "#0072b2",
     "non-contrastive": "#d55e00",

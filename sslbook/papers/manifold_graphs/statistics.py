@@ -45,7 +45,7 @@ def permutation_p(statistic: Callable[[np.ndarray], float], labels, *, draws: in
 
 
 def share_under_chance(x: np.ndarray, groups, *, level: float = 0.95, draws: int = 1_999, seed: int = 0) -> float:
-    """The quantile of `share_between` under permutation of the groups: a share above it would be found at this level."""
+    """The quantile of `share_between` under permutations of the groups: what chance alone exceeds as rarely."""
     random, groups = np.random.default_rng(seed), np.asarray(groups)
     return float(np.quantile([share_between(x, random.permutation(groups)) for _ in range(draws)], level))
 
