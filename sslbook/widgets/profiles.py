@@ -35,11 +35,11 @@ class Profiles(Explorer):
     """Two models of `table` side by side, among the marks of all models, in standard deviations from their mean.
 
     **Arguments**
-    - `table`: a row for each model (or what `pandas.DataFrame` makes one of), with the columns `model` (names), `paradigm`,
-      `policy` and those of the groups, which are drawn and computed in single precision.
+    - `table`: a row for each model (or what `pandas.DataFrame` makes one of), with the columns `model` (names),
+      `paradigm`, `policy` and those of the groups, which are drawn and computed in single precision.
     - `groups`: what is compared at a time, as `{title: {column: short name}}`.
-    - `first`, `second`: the models chosen at first, by default the first two rows; `group`: the title, by default the first.
-    - `colours`: colours of paradigms, by name; by default the two models have a colour of their own.
+    - `first`, `second`, `group`: the names of two models and the title chosen at first, by default the first ones.
+    - `colours`: colours of paradigms, by name; by default each of the two models has one of its own.
 
     The numbers: the two `measures` in which they differ most, their distance (see `distances`), and its median over all
     pairs of models, over those of one paradigm, and over those of one policy.
@@ -88,7 +88,11 @@ class Profiles(Explorer):
     def _now(self) -> tuple[np.ndarray, list[str], list[int]]:
         """The values (n, p) of the group, the names of its p rows, the indices of the two models."""
         rows = self.rows[self._options["group"].index(self.group)]
-        return self._values[self.group], rows, [self._options["first"].index(name) for name in (self.first, self.second)]
+        return (
+            self._values[self.group],
+            rows,
+            [self._options["first"].index(name) for name in (self.first, self.second)],
+        )
 
     def compute(self) -> dict:
         values, rows, (a, b) = self._now()
@@ -133,8 +137,11 @@ def _check(table: pd.DataFrame, groups: dict[str, dict[str, str]]) -> None:
         long = max(names, key=len)
         require(len(long) <= LONGEST, f"The name {long} has {len(long)} letters; at most {LONGEST} fit a telephone.")
     for kind in ("paradigm", "policy"):
+        require(not table[kind].isna().any(), f"A {kind} is missing; every model has one, such as 'untrained'.")
         require(table[kind].duplicated().any(), f"No two of the {len(table)} models share a {kind}; two must.")
     for column in itertools.chain.from_iterable(groups.values()):
         finite = np.isfinite(table[column].to_numpy(float))
-        at = f"{column} of {table.model[~finite].iloc[0]} is {table[column][~finite].iloc[0]}" if not all(finite) else ""
+        at = (
+            f"{column} of {table.model[~finite].iloc[0]} is {table[column][~finite].iloc[0]}" if not all(finite) else ""
+        )
         require(not at, f"{at}; a profile needs a finite number.")
