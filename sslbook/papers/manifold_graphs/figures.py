@@ -12,11 +12,26 @@ from torch import Tensor
 
 from sslbook import metrics
 from sslbook.papers.manifold_graphs import statistics
-from sslbook.papers.manifold_graphs.measure import NEAR
+from sslbook.papers.manifold_graphs.measure import BINARY, FAMILIES, NEAR
 from sslbook.papers.manifold_graphs.plan import PARADIGMS, POLICIES
 
 UNTRAINED = "untrained"
 _MARKS = dict(zip((*POLICIES, UNTRAINED), "osX", strict=True))
+
+GROUPS = {
+    "semantic manifold": {
+        "count": "count",
+        "dimension": "low-rank dimension",
+        "diameter": "diameter",
+        "affinity": "affinity",
+        "two_nn": "TwoNN",
+        "rankme": "RankMe",
+    },
+    "relative diameter": {f"diameter_{family}": family for family in FAMILIES},
+    "count among views": {f"count_{family}": family for family in FAMILIES if family not in BINARY},
+    "affinity among views": {f"affinity_{family}": family for family in FAMILIES if family not in BINARY},
+}
+"""Numbers of a model that are looked at together, with short names."""
 
 
 def zoo(page) -> pd.DataFrame:

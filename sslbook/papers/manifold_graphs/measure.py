@@ -125,7 +125,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     for seed, family in enumerate(FAMILIES):
         images[family] = augmented(test.images[: min(VIEWED, len(test) // 20)], family, VIEWS, seed=seed).flatten(0, 1)
     sets = {name: _parts(config, name, size) for name in transfer(config)}
-    sets |= {config.data.name: _source(config)}
+    sets |= {"source": _source(config)}
     for name, parts in sets.items():
         images |= {f"{name} {part}": each.images for part, each in parts.items()}
     for _, _, features in observe(run, images, device):
@@ -134,7 +134,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
         row |= _manifolds(clean, {family: features[family].unflatten(0, (VIEWS, -1)) for family in FAMILIES})
         for name, parts in sets.items():
             found = _content({part: (features[f"{name} {part}"], each.fine) for part, each in parts.items()})
-            row |= found if name == config.data.name else {f"{k}_{name}": found[k] for k in ("linear", "knn")}
+            row |= found if name == "source" else {f"{k}_{name}": found[k] for k in ("linear", "knn")}
         yield {name: torch.as_tensor(value) for name, value in (row | _compared(clean)).items()}
 
 
