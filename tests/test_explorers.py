@@ -8,24 +8,29 @@ import inspect
 import io
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.stats
 from PIL import Image
 
 from sslbook import pages, widgets
 from sslbook.widgets import augmentation_strength
 from tests import test_book
-from tests.test_widgets import setting
+from tests.test_widgets import ARGUMENTS, GROUPS, made, setting
 
 pytestmark = pytest.mark.browser
 browser, page = test_book.browser, test_book.page
 STATIC = Path(__file__).parents[1] / "book" / "_static"
 SHOWN = {name: thing for name, thing in vars(widgets).items() if inspect.isclass(thing) and name != "Explorer"}
 each_explorer = pytest.mark.parametrize("name", SHOWN)
+SLID = [name for name, thing in SHOWN.items() if any("step" in control for control in made(thing).controls)]
+"""Those with a slider; the others have choices alone."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def folder(tmp_path_factory):
     cells.append(nbformat.v4.new_code_cell("from sslbook import widgets"))
     for name in SHOWN:
         text = f"caption='Caption of {name}.', alt='Picture \"of\" {name}.'"
-        cells.append(nbformat.v4.new_code_cell(f"widgets.{name}().show({text})"))
+        cells.append(nbformat.v4.new_code_cell(f"widgets.{name}(*{ARGUMENTS.get(name, ())!r}).show({text})"))
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "source.ipynb")
     copy = nbformat.read(pages.execute(folder / "source.ipynb", "smoke", folder / "copy.ipynb"), 4)
@@ -106,7 +111,7 @@ def move(page, name, values):
 def displayed(page, name):
     return explorer(page, name).evaluate(
         """el => Object.fromEntries([...el.querySelectorAll('output[data-name]')].map(
-            (output) => [output.dataset.name, +output.dataset.value]))"""
+            ({ dataset: { name, value } }) => [name, isNaN(value) ? value : +value]))"""
     )
 
 
@@ -118,14 +123,15 @@ def read_out(page, name):
 def test_numbers_on_the_page_are_those_of_python(alive, name):
     rng, worst = random.Random(name), 0
     for _ in range(15):
-        values = {control["name"]: setting(control, rng) for control in SHOWN[name]().controls}
+        values = {control["name"]: setting(control, rng) for control in made(SHOWN[name]).controls}
         times = move(alive, name, values)
         worst = max(worst, *times)
-        expected = SHOWN[name](**values).exact
+        expected = made(SHOWN[name], **values).exact
         shown = displayed(alive, name)
         assert shown == pytest.approx({key: expected[key] for key in shown}, rel=2e-5, abs=2e-5), values
-        texts = [float(text.replace("−", "-")) for text in read_out(alive, name)]
-        assert texts == pytest.approx(list(shown.values()), abs=0.051)
+        for text, value in zip(read_out(alive, name), shown.values(), strict=True):
+            said = text if isinstance(value, str) else float(text.replace("−", "-"))
+            assert said == pytest.approx(value, abs=0.051)
     print(f"{name}: at most {worst:.1f} ms from input to picture")
     assert worst < 500
 
@@ -141,21 +147,21 @@ def test_keys_move_picture_numbers_and_words(page, address, folder, name, over):
     page.goto(f"{root}/index.html")
     awake(page)
     page.evaluate("document.addEventListener('keydown', () => { window.leaked = true; })")
-    slider = explorer(page, name).locator("input[type=range]").first
+    control = explorer(page, name).locator("input[type=range]" if name in SLID else "select").first
     picture = explorer(page, name).locator("svg")
     before = displayed(page, name), picture.inner_html(), picture.get_attribute("aria-label")
-    words = slider.get_attribute("aria-valuetext")
+    words = control.get_attribute("aria-valuetext") or control.input_value()
     for _ in range(5):
-        slider.press("ArrowRight")
+        control.press("ArrowRight")
     after = displayed(page, name), picture.inner_html(), picture.get_attribute("aria-label")
     assert all(old != new for old, new in zip(before, after))
-    assert slider.get_attribute("aria-valuetext") != words
+    assert (control.get_attribute("aria-valuetext") or control.input_value()) != words
     assert not page.evaluate("window.leaked ?? false")
     assert not console
     assert not [url for url in requests if not url.startswith((root, "data:", "blob:"))]
 
 
-@each_explorer
+@pytest.mark.parametrize("name", SLID)
 def test_mouse_moves_the_slider(alive, name):
     slider = explorer(alive, name).locator("input[type=range]").first
     slider.scroll_into_view_if_needed()
@@ -225,7 +231,7 @@ def test_what_is_dragged_to_where_its_sliders_put_it_sets_the_sliders(alive, nam
 @each_explorer
 def test_every_control_and_number_is_named_for_those_who_listen(alive, name):
     here = explorer(alive, name)
-    for control in SHOWN[name]().controls:
+    for control in made(SHOWN[name]).controls:
         field = here.get_by_label(control["label"], exact=True)
         assert field.count() == 1 and field.get_attribute("name") == control["name"]
     assert len(here.locator("svg[role=img]").get_attribute("aria-label")) > 40
@@ -349,3 +355,28 @@ def test_the_views_on_the_page_are_those_of_the_library(alive):
         for i, view in enumerate(augmentation_strength.look(**values, image=39, seed=7)[2]):
             tile = sheet[34 * (i // 4) :, 34 * (i % 4) :][:32, :32]
             assert np.array_equal(tile, (view * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("width", [390, 900])
+@pytest.mark.parametrize("group", GROUPS)
+def test_marks_of_two_profiles_stand_among_all_models_in_standard_deviations(alive, group, width):
+    alive.set_viewport_size({"width": width, "height": 900})
+    table = pd.DataFrame(ARGUMENTS["Profiles"][0])
+    names, z = list(table.model), scipy.stats.zscore(table[list(GROUPS[group])].to_numpy(), 0)
+    move(alive, "Profiles", {"group": group, "first": names[5], "second": names[3]})
+    picture = explorer(alive, "Profiles").locator("svg")
+    paths = picture.locator("path").evaluate_all("paths => paths.map(path => path.getAttribute('d'))")
+    rows = [re.findall(r"M([\d.-]+) [\d.-]+v10", path) for path in paths if path.endswith("v10")]
+    ticks = np.array(rows, float)
+    slope, at_mean = np.polyfit(z.T.ravel(), ticks.ravel(), 1)
+    assert ticks.shape == z.T.shape and slope > 5
+    assert np.abs(ticks - at_mean - slope * z.T).max() < 0.1
+    circles = picture.locator("circle").evaluate_all("circles => circles.map(circle => +circle.getAttribute('cx'))")
+    places = [float(re.match(r"M([\d.-]+) ", path)[1]) + 7 for path in paths if path.endswith("Z")]
+    for marks, model in ((circles, 5), (places, 3)):
+        rest = sorted(marks)
+        for place in at_mean + slope * z[model]:
+            near = min(rest, key=lambda mark: abs(mark - place))
+            assert near == pytest.approx(place, abs=0.1)
+            rest.remove(near)
+        assert len(rest) == 2  # those of the legend

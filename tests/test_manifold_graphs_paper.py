@@ -165,7 +165,7 @@ def test_the_geometry_of_features_is_that_of_their_directions_and_its_row_leaves
 def test_the_claims_that_need_models_are_not_decided_and_the_others_are():
     judged = {verdict.claim.id: verdict for verdict in PAPER.verdicts("laptop")}
     assert PAPER.plan("main", "laptop") == PAPER.plan("main", "paper") == []
-    for id in ("mg-paradigm", "mg-transfer"):
+    for id in ("graphs-paradigm", "graphs-transfer"):
         (only,) = ledger.rows([judged.pop(id)])
         assert (only.status, only.test) == (ledger.UNDECIDED, "no runs at this scale")
     assert all(verdict.status != ledger.UNDECIDED for verdict in judged.values())
@@ -173,7 +173,7 @@ def test_the_claims_that_need_models_are_not_decided_and_the_others_are():
 
 
 def test_noise_of_the_claim_is_the_one_that_reverses_the_order():
-    clean, noisy = PAPER.verdicts("laptop", "mg-dimension")[0].outcomes
+    clean, noisy = PAPER.verdicts("laptop", "graphs-dimension")[0].outcomes
     assert (clean.state, noisy.state) == ("holds", "fails") and claims.NOISE == 0.05
 
 

@@ -6,7 +6,11 @@ import math
 import random
 
 import ipywidgets.embed
+import numpy as np
+import pandas as pd
 import pytest
+import scipy.spatial
+import scipy.stats
 import torch
 import traitlets
 from hypothesis import given, settings
@@ -15,9 +19,49 @@ from hypothesis import strategies as st
 from sslbook import data, lie, losses, views, widgets
 from sslbook.papers.geometry import PAPER, STRENGTHS
 from sslbook.papers.simvae import PAPER as SIMVAE
-from sslbook.widgets import augmentation_strength, knobs, one_or_many, orbits, training_scrubbed, weights_on_negatives
+from sslbook.widgets import (
+    augmentation_strength,
+    knobs,
+    one_or_many,
+    orbits,
+    profiles,
+    training_scrubbed,
+    weights_on_negatives,
+)
 
 EXPLORERS = [thing for thing in vars(widgets).values() if inspect.isclass(thing) and thing is not widgets.Explorer]
+
+
+GROUPS = {
+    "semantic manifold": {"count": "number of neighbours", "diameter": "diameter", "affinity": "affinity"},
+    "diameter of augmentation manifolds": {f"diameter_{name}": name for name in ("crop", "flip", "jitter", "blur")},
+    "transfer": {
+        f"linear_{name}": name for name in ("cifar10", "mnist", "usps", "gtsrb", "a set with a very long name")
+    },
+}
+
+
+def zoo(models=9):
+    """A drawn table of models, as `Profiles` takes it, in columns."""
+    random, kinds = np.random.default_rng(7), ("contrastive", "non-contrastive", "cluster-based")
+    columns = [column for rows in GROUPS.values() for column in rows]
+    table = {"model": [f"method {k}, {('large', 'weak')[k % 2]} views" for k in range(models)]}
+    table |= {
+        "paradigm": [kinds[k % 3] for k in range(models)],
+        "policy": [("large", "weak")[k % 2] for k in range(models)],
+    }
+    scales = zip(columns, 10.0 ** random.uniform(-2, 2, len(columns)), strict=True)
+    return table | {column: (scale * (3 + random.standard_normal(models))).tolist() for column, scale in scales}
+
+
+ARGUMENTS = {"Profiles": (zoo(), GROUPS)}
+"""Of the explorers that draw nothing without a table."""
+
+
+def made(cls, **values):
+    return cls(*ARGUMENTS.get(cls.__name__, ()), **values)
+
+
 each_explorer = pytest.mark.parametrize("cls", EXPLORERS, ids=lambda cls: cls.__name__)
 
 
@@ -31,19 +75,19 @@ def setting(control, rng):
 
 @each_explorer
 def test_a_change_in_the_page_is_answered_for_these_parameters(cls):
-    explorer, rng = cls(), random.Random(0)
+    explorer, rng = made(cls), random.Random(0)
     for _ in range(3):
         moved = {control["name"]: setting(control, rng) for control in explorer.controls}
         explorer.set_state(moved)
         assert explorer.exact["at"] == moved
         assert {name: explorer.exact[name] for name in explorer.numbers} == pytest.approx(
-            {name: cls(**moved).compute()[name] for name in explorer.numbers}, abs=1e-12
+            {name: made(cls, **moved).compute()[name] for name in explorer.numbers}, abs=1e-12
         )
 
 
 @each_explorer
 def test_parameters_have_labels_and_stay_in_their_range(cls):
-    explorer = cls()
+    explorer = made(cls)
     assert explorer.controls and all(control["label"].strip() for control in explorer.controls)
     for control in explorer.controls:
         low = control.get("min")
@@ -53,7 +97,7 @@ def test_parameters_have_labels_and_stay_in_their_range(cls):
 
 @each_explorer
 def test_a_widget_takes_at_most_300_kb_of_its_page(cls):
-    state = ipywidgets.embed.dependency_state(cls(), drop_defaults=False)  # of this one, whatever else lives here
+    state = ipywidgets.embed.dependency_state(made(cls), drop_defaults=False)  # of this one, whatever else lives here
     assert len(json.dumps(state)) <= 300_000
     assert "</script" not in json.dumps(state)
 
@@ -62,7 +106,7 @@ def test_a_widget_takes_at_most_300_kb_of_its_page(cls):
 def test_the_explorer_comes_with_the_figure_that_stands_in_its_place(cls, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda thing, raw=False: shown.append(thing))
-    explorer = cls()
+    explorer = made(cls)
     explorer.show(caption="A caption.", alt="What is seen.", made_by="profile smoke")
     assert shown[0] is explorer and explorer.alt == "What is seen."
     assert 'aria-label="What is seen."' in shown[1]["text/html"]
@@ -275,3 +319,72 @@ def test_numbers_of_a_cell_are_means_over_the_seeds_of_its_runs(cell):
     assert exact["style"] == pytest.approx(sum(style) / 9)
     with pytest.raises(ValueError, match="The runs are of main; all cells are needed"):
         widgets.Knobs(knobs._recorded()[:1])
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_distances_and_medians_of_profiles_are_those_of_scipy(group):
+    table = pd.DataFrame(zoo())
+    names, z = table.model, scipy.stats.zscore(table[list(GROUPS[group])].to_numpy(), 0)
+    pairs = scipy.spatial.distance.pdist(z) / z.shape[1] ** 0.5
+    exact = widgets.Profiles(table, GROUPS, group=group, first=names[4], second=names[2]).exact
+    assert exact["distance"] == pytest.approx(scipy.spatial.distance.squareform(pairs)[4, 2], rel=1e-5)
+    assert exact["all"] == pytest.approx(np.median(pairs), rel=1e-5)
+    for kind in ("paradigm", "policy"):
+        alike = [a == b for i, a in enumerate(table[kind]) for b in table[kind][i + 1 :]]
+        assert exact[kind] == pytest.approx(np.median(pairs[alike]), rel=1e-5)
+
+
+@given(st.integers(3, 30), st.integers(1, 9), st.integers(0, 999))
+def test_mean_square_distance_of_profiles_is_the_same_for_all_zoos_in_all_units(n, p, seed):
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((n, p))
+    found = profiles.distances(values)
+    assert (found[np.triu_indices(n, 1)] ** 2).mean() == pytest.approx(2 * n / (n - 1))
+    assert np.allclose(found, profiles.distances(random.uniform(-9, 9, p) * values + random.standard_normal(p)))
+
+
+def test_one_model_among_equal_ones_stands_alone():
+    n = 10
+    table = {"model": list("abcdefghij"), "paradigm": ["one"] * 5 + ["two"] * 5, "policy": ["one"] * n}
+    table |= {"spike": [0] * 9 + [1], "flat": [0.1] * n, "other": [0] + [5] * 9}
+    spike = widgets.Profiles(table, {"all": {"flat": "Flat", "spike": "Spike"}}, first="b", second="j").exact
+    assert spike["most"] == "Spike (by 3.3)"  # n/√(n − 1)
+    assert spike["distance"] == pytest.approx(n / math.sqrt(2 * (n - 1))) and spike["all"] == spike["paradigm"] == 0
+    both = {"both": {"spike": "Spike", "other": "Other", "flat": "Flat"}}
+    most = widgets.Profiles(table, both, first="a", second="j").exact["most"]
+    assert sorted(most.split(" and ")) == ["Other (by 3.3)", "Spike (by 3.3)"]
+    itself = widgets.Profiles(table, both, first="c", second="c").exact
+    assert itself["most"] == "nothing" and itself["distance"] == 0
+
+
+def test_profiles_take_the_colours_of_paradigms_and_a_pair_has_no_order():
+    colours = {"contrastive": "#0072b2"}
+    one = made(widgets.Profiles, colours=colours)
+    assert one.models[0] == ["method 0, large views", "contrastive", "large", "#0072b2"] and one.models[1][3] is None
+    other = made(widgets.Profiles, first=one.second, second=one.first)
+    assert {name: one.exact[name] for name in one.numbers} == {name: other.exact[name] for name in one.numbers}
+
+
+@pytest.mark.parametrize(
+    ("change", "groups", "sentence"),
+    [
+        ({}, {}, r"The groups are \{\}; there must be one, and columns in each\."),
+        ({}, {"none": {}}, r"The groups are \{'none': \{\}\}; there must be one"),
+        ({}, {"all": {"depth": "depth"}}, r"The table has no column depth; it has model, paradigm, policy, count, "),
+        (
+            {"model": list("abcdefgha")},
+            GROUPS,
+            r"The name a stands twice; each model, and each row of a group, has its",
+        ),
+        ({}, {"all": {"count": "n", "affinity": "n"}}, r"The name n stands twice; each model, and each row"),
+        ({}, {"all": {"count": "n" * 33}}, r"The name n{33} has 33 letters; at most 32 fit a telephone\."),
+        ({"policy": list("abcdefghi")}, GROUPS, r"No two of the 9 models share a policy; two must\."),
+        ({"paradigm": ["one"] * 8 + [None]}, GROUPS, r"A paradigm is missing; every model has one"),
+        ({"count": [1.0] * 8 + [math.nan]}, GROUPS, r"count of method 8, large views is nan; a profile needs a finite"),
+    ],
+)
+def test_a_table_without_two_profiles_is_refused(change, groups, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        widgets.Profiles(zoo() | change, groups)
+    with pytest.raises(traitlets.TraitError, match="second is 'x'; it is one of method 0, large views, method 1"):
+        made(widgets.Profiles, second="x")

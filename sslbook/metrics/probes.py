@@ -17,26 +17,30 @@ PENALTIES = tuple(10.0**k for k in range(-6, 2))
 
 
 @torch.no_grad()
-def linear_probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
+def linear_probe(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, penalty: float = L2
+) -> float:
     """Accuracy, in [0, 1], on `test` of multinomial logistic regression fitted to `train`.
 
     Features are standardised by the mean and deviation of `train`. The fit minimises the mean cross-entropy +
-    (L2/2)‖W‖², biases free, from 0 by full-batch L-BFGS with at most `ITERATIONS` iterations. Nothing is random and
-    nothing is chosen by looking at `test`.
+    (`penalty`/2)‖W‖², biases free, from 0 by full-batch L-BFGS with at most `ITERATIONS` iterations. Nothing is random
+    and nothing is chosen by looking at `test`. `penalty` is at least 0.
 
     `train` is (M, D) and `test` (N, D), with labels of any integer type. A test label unknown to the training labels
     counts as an error.
 
-    **Raises** `ValueError` if shapes do not match, a label is no integer or a feature is not finite.
+    **Raises** `ValueError` if shapes do not match, a label is no integer, a feature is not finite or the penalty is
+    negative.
 
     >>> x, y = torch.eye(2).repeat(4, 1), torch.arange(2).repeat(4)
     >>> metrics.linear_probe(x, y, x, y)
     1.0
     """
+    require_number("The penalty", penalty, least=0)
     train, train_labels, test, test_labels = labelled(train=(train, train_labels), test=(test, test_labels))
     train, test = _standardised(train, test, dtype=torch.float32)
     classes, train_labels = train_labels.unique(return_inverse=True)
-    weight, bias = _fit(train, train_labels)
+    weight, bias = _fit(train, train_labels, penalty)
     predicted = classes[(test @ weight + bias).argmax(1)]
     return (predicted == test_labels).double().mean().item()
 
@@ -169,7 +173,7 @@ def _standardised(train: Tensor, *others: Tensor, dtype: torch.dtype) -> list[Te
     return [(features - mean) / deviation for features in (train, *others)]
 
 
-def _fit(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _fit(features: Tensor, labels: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
     """The weights (D, C) and biases (C,) of the probe of `labels` 0 … C − 1."""
     count, classes = len(features), int(labels.max()) + 1
     shape = (features.shape[1] + 1, classes)
@@ -178,9 +182,9 @@ def _fit(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         parameters = torch.from_numpy(flat).to(features).view(shape)
         weight, bias = parameters[:-1], parameters[-1]
         log_p = torch.addmm(bias, features, weight).log_softmax(1)
-        loss = -log_p.gather(1, labels[:, None]).double().mean() + L2 / 2 * weight.double().square().sum()
+        loss = -log_p.gather(1, labels[:, None]).double().mean() + penalty / 2 * weight.double().square().sum()
         residual = log_p.exp_().scatter_add_(1, labels[:, None], features.new_full((count, 1), -1)).div_(count)
-        gradient = torch.cat([torch.addmm(L2 * weight, features.T, residual), residual.sum(0, keepdim=True)])
+        gradient = torch.cat([torch.addmm(penalty * weight, features.T, residual), residual.sum(0, keepdim=True)])
         return loss.item(), gradient.double().flatten().cpu().numpy()
 
     start = np.zeros(shape[0] * shape[1])

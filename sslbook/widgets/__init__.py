@@ -39,6 +39,7 @@ from sslbook.widgets.matching import Matching
 from sslbook.widgets.one_or_many import OneOrMany
 from sslbook.widgets.orbits import Orbits
 from sslbook.widgets.polytope import Polytope
+from sslbook.widgets.profiles import Profiles
 from sslbook.widgets.training_scrubbed import TrainingScrubbed
 from sslbook.widgets.weights_on_negatives import WeightsOnNegatives
 
@@ -52,6 +53,7 @@ __all__ = [
     "OneOrMany",
     "Orbits",
     "Polytope",
+    "Profiles",
     "TrainingScrubbed",
     "WeightsOnNegatives",
     "choice",

@@ -56,7 +56,7 @@ function axes({ width, height, x, y, xlabel, ylabel, log = "", left = 54, right 
 /* An explorer as a module of the widget protocol.
 
    read(view, model): what `draw` gets as data; by default the trait `data` as float32.
-   height(width): height of the picture, in pixels as all lengths.
+   height(width, { values, options, data }): height of the picture, in pixels as all lengths.
    draw({ values, options, data, width, height }) → { picture, label, numbers }: the markup inside the <svg>, the
      sentence that describes it, and the numbers by name, which Python's replace once it has answered for these values.
      `options` are those of each choice.
@@ -78,13 +78,13 @@ function explorer({ read = floats, height = (width) => Math.min(0.62 * width, 38
       `figure.sslbook > svg[aria-label=${JSON.stringify(model.get("alt"))}] { display: none; }`;
     const svg = el.querySelector("svg");
     const part = (name) => el.querySelector(`[name="${name}"]`);
-    const size = () => ({ width: el.clientWidth, height: Math.round(height(el.clientWidth)) });
     const values = () => Object.fromEntries(controls.map(({ name }) => [name, model.get(name)]));
     const options = Object.fromEntries(controls.map((control) => [control.name, control.options]));
     let [data, drawnWidth] = [];
+    const size = (width = el.clientWidth) => ({ width, height: Math.round(height(width, { values: values(), options, data })) });
 
     function update() {
-      const [now, exact, { width, height }] = [values(), model.get("exact"), size()];
+      const [now, exact] = [values(), model.get("exact")];
       for (const { name, unit, step, options } of controls) {
         part(name).value = now[name];
         if (options) continue;
@@ -92,9 +92,10 @@ function explorer({ read = floats, height = (width) => Math.min(0.62 * width, 38
         part(name).setAttribute("aria-valuetext", text);
         part(name).previousElementSibling.value = text;
       }
-      drawnWidth = width;
-      if (!width) return;
+      drawnWidth = el.clientWidth;
+      if (!drawnWidth) return;
       data ??= read(model.get("data"), model);
+      const { width, height } = size();
       const answered = controls.every(({ name }) => exact.at?.[name] === now[name]) ? exact : null;
       const drawn = draw({ values: now, options, data, width, height });
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`);

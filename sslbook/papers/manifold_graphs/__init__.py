@@ -4,12 +4,28 @@ By Cosentino, Shekkizhar, Soltanolkotabi, Avestimehr and Ortega. Only its abstra
 and the public code of a companion paper. What is here reconstructs the claims that these state.
 """
 
-from sslbook.papers.manifold_graphs.claims import CLAIMS
-from sslbook.papers.manifold_graphs.measure import VERSION, K, geometry, measure, row
-from sslbook.papers.manifold_graphs.plan import PLANS
+from sslbook.papers.manifold_graphs.claims import CLAIMS, GEOMETRY, models, transferred
+from sslbook.papers.manifold_graphs.measure import BINARY, FAMILIES, VERSION, K, augmented, geometry, measure, row
+from sslbook.papers.manifold_graphs.plan import COLOURS, LEARNED, METHODS, PARADIGMS, PLANS, POLICIES
 from sslbook.papers.paper import Paper
 
-__all__ = ["PAPER", "K", "geometry", "measure", "row"]
+__all__ = [
+    "BINARY",
+    "FAMILIES",
+    "GEOMETRY",
+    "LEARNED",
+    "METHODS",
+    "PAPER",
+    "PARADIGMS",
+    "POLICIES",
+    "K",
+    "augmented",
+    "geometry",
+    "measure",
+    "models",
+    "row",
+    "transferred",
+]
 
 PAPER = Paper(
     name="manifold_graphs",
@@ -19,4 +35,6 @@ PAPER = Paper(
     row=row,
     claims=CLAIMS,
     version=VERSION,
+    colours=COLOURS,
+    sweep=("seeds",),
 )

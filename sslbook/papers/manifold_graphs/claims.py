@@ -1,17 +1,27 @@
 """Claims on manifold graph metrics, as the abstract and an author's note on his thesis state them; the rules are ours.
 
-The first two need trained models. Their rules are to be written before the first run is looked at; so they have no
-tests yet, and nothing is decided.
+Those on trained models take the method as the unit: a test gets a number for each of the ten methods of the zoo that
+learn without labels.
 """
 
 import functools
 
+import numpy as np
 import pandas as pd
 
 from sslbook import metrics
 from sslbook.ledger import Claim, FromDraws, FromRuns, Test
-from sslbook.papers.manifold_graphs import theory
-from sslbook.papers.manifold_graphs.measure import geometry
+from sslbook.papers.manifold_graphs import statistics, theory
+from sslbook.papers.manifold_graphs.measure import BINARY, FAMILIES, geometry
+from sslbook.papers.manifold_graphs.plan import PARADIGMS, POLICIES
+
+GEOMETRY = (
+    *(f"{name}{moment}" for name in ("count", "diameter", "dimension", "affinity") for moment in ("", "_deviation")),
+    *(f"diameter_{family}" for family in FAMILIES),
+    *(f"{name}_{family}" for name in ("count", "dimension", "affinity") for family in FAMILIES if family not in BINARY),
+)
+"""The columns of a frame that describe the geometry of a model: mean and deviation on the semantic manifold, and means
+on the augmentation manifolds, of which the diameters are relative."""
 
 NOISE = 0.05
 """Root mean square of the noise in 128 dimensions, of points with root mean square 1."""
@@ -45,23 +55,87 @@ def _flat(seed: int) -> float:
     return 1e-6 - float((1 - affinity[dimension == 3]).abs().max())
 
 
-_neighbourhoods, _metrics = (functools.partial(Claim, page) for page in ("neighbourhoods", "three-metrics"))
+def models(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method without labels and policy at the end of training, means over seeds."""
+    end = frame[(frame.epoch == frame.epoch.max()) & (frame.method != "supervised")]
+    numbers = end.drop(columns=["run", "seed", "epoch"])
+    return numbers.groupby(["policy", "method"], sort=False).mean().reset_index()
+
+
+def _not_between(policy: str, frame: pd.DataFrame) -> pd.Series:
+    """0.5 less the share of the geometry's variance between paradigms: pseudo-values of the jackknife, by method."""
+    table = models(frame)
+    table = table[table.policy == policy]
+    x, paradigms = table[list(GEOMETRY)].to_numpy(), table.method.map(PARADIGMS).to_numpy()
+    share = statistics.jackknife(lambda i: statistics.share_between(x[i], paradigms[i]), len(x))
+    return pd.Series(0.5 - share, index=table.method)
+
+
+def _gain(rival: str | None, frame: pd.DataFrame) -> pd.Series:
+    """By method: how much smaller the squared error of transfer is if it is predicted from the geometry than from the
+    column `rival`, or, for None, from the mean of the other methods.
+
+    In units of the variance of transfer over methods and policies; each method is predicted from the others.
+    """
+    table = models(frame)
+    y, names = transferred(table), table.method.to_numpy()
+    base = statistics.predicted(table[[rival]], y, names) if rival else statistics.predicted_mean(y, names)
+    ours = statistics.predicted(table[list(GEOMETRY)], y, names)
+    return pd.Series(((base - y) ** 2 - (ours - y) ** 2) / y.var()).groupby(names).mean()
+
+
+def transferred(table: pd.DataFrame) -> np.ndarray:
+    """How well each model of `models` transfers: the mean over sets of its standardised linear-probe accuracy."""
+    return statistics.standardised(table[[name for name in table if name.startswith("linear_")]]).mean(1)
+
+
+_neighbourhoods, _metrics, _paradigm, _transfer = (
+    functools.partial(Claim, page) for page in ("neighbourhoods", "three-metrics", "paradigm", "transfer")
+)
 
 CLAIMS = (
-    _metrics(
-        "mg-paradigm",
+    _paradigm(
+        "graphs-paradigm",
         "Abstract",
         "The paradigm of training (contrastive, non-contrastive, cluster-based) does not determine the geometry.",
-        FromRuns(()),
+        FromRuns(
+            tuple(
+                Test(
+                    f"0.5 less the share of the geometry's variance between paradigms, {policy} views",
+                    functools.partial(_not_between, policy),
+                )
+                for policy in POLICIES
+            )
+        ),
     ),
-    _metrics(
-        "mg-transfer",
+    _transfer(
+        "graphs-transfer",
         "Abstract",
         "The geometry of semantic and augmentation manifolds predicts how well a model transfers.",
-        FromRuns(()),
+        FromRuns(
+            (
+                Test(
+                    "squared error out of sample, mean of the others minus geometry",
+                    functools.partial(_gain, None),
+                ),
+            )
+        ),
+    ),
+    _transfer(
+        "graphs-beyond-accuracy",
+        "Ours",
+        "The geometry predicts transfer better than the 20-NN accuracy on the images of training does.",
+        FromRuns(
+            (
+                Test(
+                    "squared error out of sample, 20-NN accuracy minus geometry",
+                    functools.partial(_gain, "knn"),
+                ),
+            )
+        ),
     ),
     _metrics(
-        "mg-dimension",
+        "graphs-dimension",
         "Author's note",
         "The number of NNK neighbours tells which of two manifolds has the higher dimension.",
         FromDraws(
@@ -75,7 +149,7 @@ CLAIMS = (
         ),
     ),
     _metrics(
-        "mg-curvature",
+        "graphs-curvature",
         "Author's note",
         "The affinity of neighbouring tangents tells which of two sheets is more curved.",
         FromDraws(
@@ -89,7 +163,7 @@ CLAIMS = (
         ),
     ),
     _neighbourhoods(
-        "mg-sphere",
+        "graphs-sphere",
         "Ours",
         "On a sphere of dimension m without noise a point has m + 1 NNK neighbours.",
         FromDraws(
@@ -103,7 +177,7 @@ CLAIMS = (
         ),
     ),
     _metrics(
-        "mg-subspaces",
+        "graphs-subspaces",
         "Ours",
         "Affinity is 1 in a flat subspace, and in the mean square max(d, d')/D between independent ones.",
         FromDraws(

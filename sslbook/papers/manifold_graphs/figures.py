@@ -1,9 +1,143 @@
-"""Pictures of neighbourhoods that have no runs behind them."""
+"""Pictures of neighbourhoods that have no runs behind them, and tables and pictures of the zoo.
 
+`page` is a `Page` of the chapter's runs.
+"""
+
+import itertools
+
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from sslbook import metrics
+from sslbook.papers.manifold_graphs import statistics
+from sslbook.papers.manifold_graphs.measure import BINARY, FAMILIES, NEAR
+from sslbook.papers.manifold_graphs.plan import PARADIGMS, POLICIES
+
+UNTRAINED = "untrained"
+_MARKS = dict(zip((*POLICIES, UNTRAINED), "osX", strict=True))
+
+GROUPS = {
+    "semantic manifold": {
+        "count": "count",
+        "dimension": "low-rank dimension",
+        "diameter": "diameter",
+        "affinity": "affinity",
+        "two_nn": "TwoNN",
+        "rankme": "RankMe",
+    },
+    "relative diameter": {f"diameter_{family}": family for family in FAMILIES},
+    "count among views": {f"count_{family}": family for family in FAMILIES if family not in BINARY},
+    "affinity among views": {f"affinity_{family}": family for family in FAMILIES if family not in BINARY},
+}
+"""Numbers of a model that are looked at together, with short names."""
+
+
+def zoo(page) -> pd.DataFrame:
+    """A row for each model at the end of training, means over seeds, with its `paradigm`.
+
+    The last row is the untrained model, where all start; its policy is "untrained", too.
+    """
+    first = page.at("start").head(1).assign(policy=UNTRAINED, method=UNTRAINED)
+    rows = pd.concat([page.at("end"), first])
+    table = rows.groupby(["policy", "method"], sort=False).mean(numeric_only=True).reset_index()
+    table.insert(0, "paradigm", table.method.map(PARADIGMS).fillna(UNTRAINED))
+    return table.drop(columns=["seed", "epoch"])
+
+
+def named(table: pd.DataFrame) -> pd.Index:
+    """The names of the models of `zoo` as a figure shows them: "SimCLR, weak"; large views are not named."""
+    return pd.Index([m if p in ("large", UNTRAINED) else f"{m}, {p}" for m, p in zip(table.method, table.policy)])
+
+
+def heat(page, table: pd.DataFrame, *, form: str = ".2f", label: str = "", **size):
+    """A heat map of a table of numbers, with these numbers in it."""
+    import seaborn
+
+    figure, (ax,) = page.axes(**({"figsize": (7.6, 0.27 * len(table) + 1)} | size))
+    shown = {"annot": True, "fmt": form, "cmap": "viridis", "annot_kws": {"size": 8}, "cbar_kws": {"label": label}}
+    seaborn.heatmap(table.astype(float), ax=ax, **shown)
+    ax.set(xlabel="", ylabel="")
+    return figure
+
+
+def embedding(page, table: pd.DataFrame, columns, ax) -> np.ndarray:
+    """Models on the first two principal components of standardised columns, a colour for each paradigm and a mark for
+    each policy; returns the shares of variance of the two."""
+    z = statistics.standardised(table[list(columns)].to_numpy())
+    left, values, _ = np.linalg.svd(z, full_matrices=False)
+    at = left[:, :2] * values[:2]
+    for (paradigm, policy), rows in table.groupby(["paradigm", "policy"], sort=False).indices.items():
+        looks = {"color": page.paper.colours[paradigm], "marker": _MARKS[policy]}
+        ax.scatter(*at[rows].T, s=40, label=f"{paradigm}, {policy}", **looks)
+    for place, method in zip(at, table.method, strict=True):
+        ax.annotate(method, place, fontsize=7, xytext=(3, 3), textcoords="offset points")
+    return values[:2] ** 2 / (values**2).sum()
+
+
+def alike(page, policy: str) -> tuple[dict[str, pd.DataFrame], float]:
+    """How alike the features of each pair of models are at the end of training, under one policy, first seeds.
+
+    By name: linear "CKA" of the first principal components, and the share of nearest "neighbours" that two have in
+    common; beside them this share for unrelated features.
+    """
+    chosen = {}
+    for run, labels in page.found:
+        if labels["policy"] == policy:
+            chosen.setdefault(labels["method"], {k: v[-1] for k, v in page.paper.arrays(run).items() if v.ndim > 1})
+    found = {name: pd.DataFrame(1.0, list(chosen), list(chosen)) for name in ("CKA", "neighbours")}
+    for (one, a), (two, b) in itertools.combinations(chosen.items(), 2):
+        shared = (a["near"][:, :, None] == b["near"][:, None]).any(2).double().mean()
+        for name, value in (("CKA", metrics.cka(a["components"], b["components"])), ("neighbours", float(shared))):
+            found[name].loc[one, two] = found[name].loc[two, one] = value
+    return found, NEAR / (len(a["near"]) - 1)
+
+
+def square(values: pd.DataFrame, ax, **labels) -> None:
+    """A square heat map of numbers in [0, 1] for pairs of models."""
+    import seaborn
+
+    seaborn.heatmap(
+        values, ax=ax, vmin=0, vmax=1, square=True, annot=True, fmt=".2f", annot_kws={"size": 6}, cbar=False
+    )
+    ax.set(**labels)
+    ax.tick_params(labelsize=7)
+
+
+def pairs(values: pd.DataFrame, kind: str) -> float:
+    """The mean over pairs of methods without labels, of the "same paradigm" or of a "different paradigm"."""
+    methods = [name for name in values if PARADIGMS[name] != "supervised"]
+    same = kind == "same paradigm"
+    chosen = [p for p in itertools.combinations(methods, 2) if (PARADIGMS[p[0]] == PARADIGMS[p[1]]) == same]
+    return float(np.mean([values.loc[pair] for pair in chosen]))
+
+
+def error_of_diameter(page) -> float:
+    """The largest standard error of a mean diameter over images, relative to the mean, of all runs and families."""
+    views = [page.paper.arrays(run)["view_diameter"][-1] for run, _ in page.found]
+    return max(float((v.std(1) / v.mean(1)).max()) / v.shape[1] ** 0.5 for v in views)
+
+
+def p_of_skill(x: np.ndarray, y: np.ndarray, groups, *, draws: int = 200) -> float:
+    """Share of permutations of y over groups, with the given order among them, of at least its R² out of sample."""
+    random = np.random.default_rng(0)
+    found = statistics.skill(statistics.predicted(x, y, groups), y, groups)
+    more = 0
+    for _ in range(draws):
+        mixed = statistics.permuted(y, groups, random)
+        more += statistics.skill(statistics.predicted(x, mixed, groups), mixed, groups) >= found
+    return (1 + more) / (1 + draws)
+
+
+def guessed(page, table: pd.DataFrame, guess: np.ndarray, y: np.ndarray, ax) -> None:
+    """What was predicted and what is true of each model, a colour for each paradigm and a mark for each policy."""
+    for (method, policy), rows in table.groupby(["method", "policy"], sort=False).indices.items():
+        looks = {"color": page.paper.colours[PARADIGMS[method]], "marker": _MARKS[policy]}
+        ax.scatter(guess[rows], y[rows], s=30, **looks)
+    ax.axline((0, 0), slope=1, color="black", linewidth=1, linestyle=":")
+    for paradigm in dict.fromkeys(table.method.map(PARADIGMS)):
+        ax.scatter([], [], color=page.paper.colours[paradigm], label=paradigm)
 
 
 def three_graphs(query: Tensor, points: Tensor, *, k: int, radius: float) -> dict[str, Tensor]:

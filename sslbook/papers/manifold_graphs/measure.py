@@ -1,25 +1,60 @@
 """Manifold graph metrics of features: what the chapter measures, of points whose truth is known and of a model.
 
-The paper's number of candidates, kernel, images and averages are not known to us: all are ours. K and kernel are those
-of the authors' public scripts for features.
+The paper's number of candidates, kernel, images, augmentations and averages are not known to us: all are ours. K and
+kernel are those of the authors' public scripts for features.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from sslbook import metrics
+from sslbook import data, lie, metrics
 from sslbook.config import Config
+from sslbook.data import ImageSet
 from sslbook.papers.observe import held_out, observe
 from sslbook.runs import Run
 from sslbook.tensors import unit
+from sslbook.views import Policy
 
-VERSION = 1
+VERSION = 2
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
 K = 50
 """Candidates of each neighbourhood."""
 IMAGES = 1_000
 """Test images whose features are measured; fewer where a set has fewer."""
+VIEWED, VIEWS = 50, 64
+"""Images whose augmentation manifolds are measured, at most a twentieth of those above, and views of each."""
+FAMILIES = ("crop", "flip", "jitter", "grayscale", "blur", "rotation", "translation", "all")
+BINARY = ("flip", "grayscale")
+"""Families of two views: their manifold is two points, which have a distance and no neighbourhoods."""
+TRANSFER = ("cifar10", "fashion_mnist", "mnist", "shapes", "rsscn7", "gtsrb", "flowers102", "usps")
+BANK, VALIDATION, TEST = 2_000, 1_000, 2_000
+"""Images of a transfer set to which probes are fitted, on which the penalty is chosen, and which are scored; fewer
+where a set has fewer, or a run trained on less than five times as many."""
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Those of the linear probe, from which the best on validation images is taken."""
+DEGREES, PIXELS = 30, 4
+"""The largest rotation and translation."""
+COMPARED, COMPONENTS, NEAR = 400, 32, 10
+"""Images on which models are compared, the principal components that are kept, and the neighbours."""
+
+_NONE = dict(crop=(1, 1), flip=0, jitter=(0, 0, 0, 0), grayscale=0)
+_LARGE = dict(crop=(0.08, 1), jitter=(0.4, 0.4, 0.4, 0.1))
+_POLICIES = {
+    "crop": Policy(**_NONE | {"crop": _LARGE["crop"]}),
+    "flip": Policy(**_NONE | {"flip": 0.5}),
+    "jitter": Policy(**_NONE | {"jitter": _LARGE["jitter"], "jitter_probability": 1}),
+    "grayscale": Policy(**_NONE | {"grayscale": 0.5}),
+    "blur": Policy(**_NONE | {"blur": 1, "sigma": (0.1, 2)}),
+    "all": Policy(**_LARGE, flip=0.5, grayscale=0.2, blur=0.5),
+}
+
+
+_DRAWN = {"flip": "flip", "grayscale": "gray"}
+"""What a binary family sets among the `views.Draws`."""
 
 
 def geometry(features: Tensor, *, k: int = K) -> dict[str, Tensor]:
@@ -42,20 +77,171 @@ def geometry(features: Tensor, *, k: int = K) -> dict[str, Tensor]:
     }
 
 
+def augmented(images: Tensor, family: str, n: int, *, seed: int = 0) -> Tensor:
+    """`n` views by one of the `FAMILIES` of each image, uint8 (N, C, H, W): float32 (n, N, C, H, W) in [0, 1].
+
+    Crops, jitter and their probabilities are those of the policy "large"; rotations are uniform in ± `DEGREES`,
+    translations in ± `PIXELS` each way, and both mirror the image at its edge; blurs have standard deviations of 0.1 to
+    2 pixels. "all" is the policy "large" with half of the views blurred. Of the `BINARY` families the first half of
+    the views is the image and the second what the family makes of it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    many = images.repeat(n, 1, 1, 1)
+    if family in _POLICIES:
+        policy = _POLICIES[family]
+        draws = policy.draw(len(many), many.shape[-2:], generator)
+        if family in BINARY:
+            draws = draws._replace(**{_DRAWN[family]: torch.arange(len(many)) >= n // 2 * len(images)})
+        return policy.apply(many, draws).unflatten(0, (n, -1))
+    size, pad = images.shape[-1], 2 * PIXELS
+    wide = F.pad(many.float() / 255, (pad,) * 4, mode="reflect")
+    if family == "rotation":
+        degrees = DEGREES * (2 * torch.rand(len(many), generator=generator) - 1)
+        moved = lie.rotate(wide, degrees, interpolation="bilinear")[:, :, pad : pad + size, pad : pad + size]
+    else:
+        starts = pad + torch.randint(-PIXELS, PIXELS + 1, (len(many), 2), generator=generator)
+        moved = torch.stack([x[:, i : i + size, j : j + size] for x, (i, j) in zip(wide, starts.tolist(), strict=True)])
+    return moved.unflatten(0, (n, -1))
+
+
 def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
-    """The `geometry` (N,) of the encoder's features of `IMAGES` test images as they are, for each kept epoch."""
-    images = held_out(run.config).images[:IMAGES]
-    for _, _, features in observe(run, {"images": images}, device):
-        yield geometry(features["images"])
+    """All that the figures need, for each kept epoch; the encoder is in evaluation mode.
+
+    - (N,) the `geometry` of the features of `IMAGES` test images.
+    - (F, M) for each family and image of `VIEWED`: `view_count`, `view_dimension` and `view_affinity`, means over the
+      views of what `geometry` says of them alone, NaN for a binary family; `view_diameter`, of a binary family the
+      distance of its two points; `invariance`, see `whitened_cosine`.
+    - () `linear` and `knn` (20-NN) on the source's test images, `validation_knn` on its validation images; `rankme`,
+      `alpha_req`, `two_nn` and `uniformity` of the test features.
+    - () `linear_…` and `knn_…` on each of the sets to which the model is transferred, `transfer`.
+    - (`COMPARED`, `COMPONENTS`) `components`: principal components of test features; (`COMPARED`, `NEAR`) `near`:
+      indices of the nearest of them by cosine similarity.
+    """
+    config = run.config
+    size = data.info(config.data.name).shape[1]
+    test = held_out(config)
+    test = test.subset(torch.arange(min(IMAGES, len(test))))
+    images = {"test": test.images}
+    for seed, family in enumerate(FAMILIES):
+        images[family] = augmented(test.images[: min(VIEWED, len(test) // 20)], family, VIEWS, seed=seed).flatten(0, 1)
+    sets = {name: _parts(config, name, size) for name in transfer(config)}
+    sets |= {"source": _source(config)}
+    for name, parts in sets.items():
+        images |= {f"{name} {part}": each.images for part, each in parts.items()}
+    for _, _, features in observe(run, images, device):
+        clean = features["test"]
+        row = geometry(clean, k=min(K, len(clean) // 2)) | _spectra(clean)
+        row |= _manifolds(clean, {family: features[family].unflatten(0, (VIEWS, -1)) for family in FAMILIES})
+        for name, parts in sets.items():
+            found = _content({part: (features[f"{name} {part}"], each.fine) for part, each in parts.items()})
+            row |= found if name == "source" else {f"{k}_{name}": found[k] for k in ("linear", "knn")}
+        yield {name: torch.as_tensor(value) for name, value in (row | _compared(clean)).items()}
 
 
 def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
-    """Mean over images of each metric, and its standard deviation under the name with `_deviation`.
+    """The scalars of one kept epoch: means over images and, of the `geometry`, deviations under `…_deviation`.
 
-    Images without tangents have no affinity and are left out of it.
+    Of each family `count_…`, `dimension_…`, `affinity_…` and `invariance_…`, and `diameter_…`: the mean diameter over
+    that of the images themselves. `transfer`: the mean of `linear_…` over the sets. Images without tangents have no
+    affinity and are left out of it; where no image has one the mean is NaN.
     """
-    row = {}
-    for name, values in arrays.items():
-        values = values[~values.isnan()].double()
+    row = {name: float(values) for name, values in arrays.items() if values.ndim == 0}
+    for name in ("count", "diameter", "dimension", "affinity", "affinity_nearest", "affinity_random"):
+        values = arrays[name][~arrays[name].isnan()].double()
         row |= {name: float(values.mean()), f"{name}_deviation": float(values.std(correction=0))}
-    return row
+    for name in ("view_count", "view_dimension", "view_affinity", "view_diameter", "invariance"):
+        short = name.removeprefix("view_")
+        for family, values in zip(FAMILIES, arrays[name].double(), strict=True):
+            row[f"{short}_{family}"] = float(values.nanmean()) / (row["diameter"] if short == "diameter" else 1)
+    return row | {"transfer": sum(row[f"linear_{name}"] for name in transfer(config)) / len(transfer(config))}
+
+
+def transfer(config: Config) -> tuple[str, ...]:
+    """The sets to which a model of this configuration is transferred: those of `TRANSFER`, without files `shapes`."""
+    return TRANSFER if config.data.name != "shapes" else ("shapes",)
+
+
+def whitened_cosine(clean: Tensor, one: Tensor, views: Tensor) -> Tensor:
+    """Mean cosine (M,) of features (M, D) with those of V views (V, M, D), whitened by `clean` features (N, D).
+
+    Whitening takes their mean out and makes their covariance, with a share of 10⁻³ of its mean variance on the
+    diagonal, the identity. 1 if views change nothing. Source: Ericsson et al. 2021, without the share, which is ours.
+    """
+    mean, clean = clean.mean(0), (clean - clean.mean(0)).double()
+    covariance = clean.T @ clean / len(clean)
+    covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
+    factor = torch.linalg.cholesky(covariance)
+    one, views = (
+        torch.linalg.solve_triangular(factor, (z - mean).double().flatten(0, -2).T, upper=False).T.view(z.shape)
+        for z in (one, views)
+    )
+    return F.cosine_similarity(one.expand_as(views), views, dim=-1).mean(0)
+
+
+def _parts(config: Config, name: str, size: int) -> dict[str, ImageSet]:
+    """The images of a transfer set, in colour and `size` pixels wide and high."""
+    counts = {"bank": ("train", BANK), "validation": ("validation", VALIDATION), "test": ("test", TEST)}
+    most = (config.data.images or 5 * BANK) // 5
+    parts = {part: _part(data.load(name, split), min(n, most)) for part, (split, n) in counts.items()}
+    return {part: replace(each, images=data.as_colour(each.images, size)) for part, each in parts.items()}
+
+
+def _source(config: Config) -> dict[str, ImageSet]:
+    """Images of the set that a run was trained on, in larger number: it may have a hundred classes."""
+    validation = data.load(config.data.name, "validation")
+    return {
+        "bank": _part(data.load_train(config.data), 5_000),
+        "validation": _part(validation, min(TEST, config.data.images or TEST)),
+        "test": held_out(config),
+    }
+
+
+def _part(images: ImageSet, n: int) -> ImageSet:
+    """A fixed class-balanced part of at most n images, in random order."""
+    return images.subset(data.balanced_order(images.fine, seed=2)[:n])
+
+
+def _content(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+    bank, validation, test = (parts[name] for name in ("bank", "validation", "test"))
+    scored = [metrics.linear_probe(*bank, *validation, penalty=penalty) for penalty in PENALTIES]
+    return {
+        "linear": metrics.linear_probe(*bank, *test, penalty=PENALTIES[scored.index(max(scored))]),
+        "knn": metrics.knn_accuracy(*bank, *test),
+        "validation_knn": metrics.knn_accuracy(*bank, *validation),
+    }
+
+
+def _spectra(clean: Tensor) -> dict[str, float]:
+    most = min(100, clean.shape[1] - 2)
+    return {
+        "rankme": metrics.rankme(clean),
+        "alpha_req": metrics.alpha_req(clean, first=min(11, most // 2), last=most),
+        "two_nn": metrics.two_nn(clean),
+        "uniformity": metrics.uniformity(clean),
+    }
+
+
+def _manifolds(clean: Tensor, views: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of views (V, M, D) by family, arrays (F, M); the first M of the `clean` features are those of the images."""
+    found = {name: [] for name in ("view_count", "view_dimension", "view_affinity", "view_diameter", "invariance")}
+    for family, z in views.items():
+        z = z.transpose(0, 1)
+        found["invariance"].append(whitened_cosine(clean, clean[: len(z)], z.transpose(0, 1)))
+        if family in BINARY:
+            found["view_diameter"].append((unit(z[:, 0]) - unit(z[:, -1])).norm(dim=1))
+            for name in ("view_count", "view_dimension", "view_affinity"):
+                found[name].append(torch.full((len(z),), torch.nan))
+            continue
+        each = [geometry(manifold) for manifold in z]
+        for name in ("count", "dimension", "affinity", "diameter"):
+            found[f"view_{name}"].append(torch.stack([values[name].double().nanmean() for values in each]))
+    return {name: torch.stack([values.double() for values in rows]) for name, rows in found.items()}
+
+
+def _compared(clean: Tensor) -> dict[str, Tensor]:
+    chosen = clean[:COMPARED]
+    centred = (chosen - chosen.mean(0)).double()
+    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
+    similarity = unit(chosen) @ unit(chosen).T
+    near = similarity.fill_diagonal_(-torch.inf).topk(NEAR, 1).indices
+    return {"components": (left * values)[:, :COMPONENTS], "near": near.short()}

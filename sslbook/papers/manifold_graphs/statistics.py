@@ -1,0 +1,144 @@
+"""What can be said of few models: shares of variance, permutations, the jackknife, and prediction out of sample.
+
+The unit is the model: seeds of one model are no independent evidence about models.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sslbook.config import require
+
+PENALTIES = tuple(10.0**k for k in range(-2, 4))
+"""Those among which the ridge regression chooses, of standardised predictors."""
+
+
+def standardised(x: np.ndarray) -> np.ndarray:
+    """Columns of x (n, p) with mean 0 and standard deviation 1; a constant column becomes 0."""
+    x = np.asarray(x, float)
+    deviation = x.std(0)
+    return (x - x.mean(0)) / np.where(deviation > 1e-12 * np.abs(x).max(0, initial=0), deviation, np.inf)
+
+
+def share_between(x: np.ndarray, groups) -> float:
+    """Share of the variance of standardised x (n, p) that lies between groups (n,), less what chance alone gives.
+
+    1 − (1 − R²)(n − 1)/(n − g), where R² is the sum of squares between the means of the g groups over the whole: the
+    adjusted R² of a linear model. 1 if each group is a point; 0 in the mean if the groups mean nothing.
+
+    **Raises** `ValueError` unless there are at least two groups and fewer than models.
+    """
+    z, groups = standardised(x), np.asarray(groups)
+    names = list(dict.fromkeys(groups.tolist()))
+    n, g = len(z), len(names)
+    require(1 < g < n, f"There are {g} groups of {n} models; there must be at least 2, and fewer than models.")
+    within = sum(((z[groups == name] - z[groups == name].mean(0)) ** 2).sum() for name in names)
+    return float(1 - within / (z**2).sum() * (n - 1) / (n - g))
+
+
+def permutation_p(statistic: Callable[[np.ndarray], float], labels, *, draws: int = 9_999, seed: int = 0) -> float:
+    """Share of permutations, the given order among them, whose statistic is at least that of the `labels`."""
+    labels, random = np.asarray(labels), np.random.default_rng(seed)
+    found = statistic(labels)
+    more = sum(statistic(random.permutation(labels)) >= found - 1e-12 for _ in range(draws))
+    return (1 + more) / (1 + draws)
+
+
+def share_under_chance(x: np.ndarray, groups, *, level: float = 0.95, draws: int = 1_999, seed: int = 0) -> float:
+    """The quantile of `share_between` under permutations of the groups: what chance alone exceeds as rarely."""
+    random, groups = np.random.default_rng(seed), np.asarray(groups)
+    return float(np.quantile([share_between(x, random.permutation(groups)) for _ in range(draws)], level))
+
+
+def jackknife(statistic: Callable[[np.ndarray], float], n: int) -> np.ndarray:
+    """Tukey's pseudo-values (n,) of a statistic of some of n units, given by their indices: nθ − (n − 1)θ₋ᵢ.
+
+    Their mean is the estimate less its bias, and their interval that of the estimate. Of a mean they are the values.
+    """
+    every = np.arange(n)
+    whole = statistic(every)
+    return np.array([n * whole - (n - 1) * statistic(np.delete(every, i)) for i in every])
+
+
+def adjusted_rand(one, two) -> float:
+    """Agreement of two partitions of n units: 1 if they are the same, 0 in the mean if one is permuted.
+
+    Source: Hubert and Arabie 1985.
+    """
+    table = np.array([[sum((a == i) & (b == j) for a, b in zip(one, two)) for j in set(two)] for i in set(one)])
+    pairs = lambda x: float((x * (x - 1) / 2).sum())  # noqa: E731
+    together, rows, columns = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
+    expected = rows * columns / pairs(np.array([table.sum()]))
+    most = (rows + columns) / 2
+    return (together - expected) / (most - expected) if most > expected else 1.0
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The prediction by ridge regression, minimising mean squared error + penalty · ‖w‖²/n of standardised x."""
+    mean, deviation = x.mean(0), x.std(0)
+    deviation = np.where(deviation > 1e-12 * np.abs(x).max(0, initial=0), deviation, np.inf)
+    z = (x - mean) / deviation
+    weights = np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ (y - y.mean()))
+    return lambda new: (new - mean) / deviation @ weights + y.mean()
+
+
+def _left_out(x: np.ndarray, y: np.ndarray, groups: np.ndarray, fit) -> np.ndarray:
+    """Predictions (n,) of y, each by a fit to the other groups."""
+    predicted = np.empty(len(y))
+    for name in np.unique(groups):
+        out = groups == name
+        predicted[out] = fit(x[~out], y[~out], groups[~out])(x[out])
+    return predicted
+
+
+def predicted(x: np.ndarray, y: np.ndarray, groups) -> np.ndarray:
+    """Predictions (n,) of y (n,) from x (n, p), out of sample: models of one group are left out together.
+
+    Ridge regression on standardised predictors; the penalty is the one of `PENALTIES` with the least squared error when
+    groups are left out once more, within those that are left.
+
+    **Raises** `ValueError` for fewer than three groups.
+    """
+    require(np.size(x) > 0, "There are no predictors.")
+    x, y, groups = np.asarray(x, float).reshape(len(y), -1), np.asarray(y, float), np.asarray(groups)
+    require(len(np.unique(groups)) > 2, "There are fewer than three groups; the inner choice needs two of them.")
+
+    def chosen(x, y, groups):
+        def error(penalty):
+            inner = _left_out(x, y, groups, lambda x, y, _: _ridge(x, y, penalty))
+            return ((inner - y) ** 2).sum()
+
+        return _ridge(x, y, min(PENALTIES, key=error))
+
+    return _left_out(x, y, groups, chosen)
+
+
+def predicted_mean(y: np.ndarray, groups) -> np.ndarray:
+    """For each model the mean of y (n,) over the models of other groups."""
+    y, groups = np.asarray(y, float), np.asarray(groups)
+    return np.array([y[groups != group].mean() for group in groups])
+
+
+def skill(predicted: np.ndarray, y: np.ndarray, groups) -> float:
+    """R² out of sample: 1 − squared error over that of `predicted_mean`; negative where the mean does better."""
+    y = np.asarray(y, float)
+    base = predicted_mean(y, groups)
+    return float(1 - ((predicted - y) ** 2).sum() / ((base - y) ** 2).sum())
+
+
+def in_sample(x: np.ndarray, y: np.ndarray) -> float:
+    """R² of the ridge regression with the least of `PENALTIES` on the models to which it is fitted."""
+    x, y = np.asarray(x, float).reshape(len(y), -1), np.asarray(y, float)
+    return float(1 - ((_ridge(x, y, PENALTIES[0])(x) - y) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+
+
+def permuted(y: np.ndarray, groups, random: np.random.Generator) -> np.ndarray:
+    """y (n,) with whole groups changed for each other; groups of other sizes than most stay where they are."""
+    y, groups = np.asarray(y, float), np.asarray(groups)
+    places = [np.flatnonzero(groups == name) for name in np.unique(groups)]
+    sizes = [len(place) for place in places]
+    usual = [place for place in places if len(place) == max(set(sizes), key=sizes.count)]
+    mixed = y.copy()
+    for place, source in zip(usual, random.permutation(len(usual)), strict=True):
+        mixed[place] = y[usual[source]]
+    return mixed
