@@ -371,6 +371,10 @@ def test_marks_of_two_profiles_stand_among_all_models_in_standard_deviations(ali
     slope, at_mean = np.polyfit(z.T.ravel(), ticks.ravel(), 1)
     assert ticks.shape == z.T.shape and slope > 5
     assert np.abs(ticks - at_mean - slope * z.T).max() < 0.1
+    said = [float(text.replace("−", "-")) for text in picture.locator("text[text-anchor=end]").all_inner_texts()]
+    values = table[list(GROUPS[group])].to_numpy()
+    rounding = np.repeat(abs(values).max(0), 2) / 200 + 1e-9
+    assert (abs(said - values[[5, 3]].T.ravel()) <= rounding).all()
     circles = picture.locator("circle").evaluate_all("circles => circles.map(circle => +circle.getAttribute('cx'))")
     places = [float(re.match(r"M([\d.-]+) ", path)[1]) + 7 for path in paths if path.endswith("Z")]
     for marks, model in ((circles, 5), (places, 3)):

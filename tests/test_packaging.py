@@ -137,9 +137,9 @@ def test_every_imported_package_is_declared(provided_by):
 
 # KB that each part may take. The machinery is done, and a new paper should not need more of it. The building blocks
 # grow with the methods of the papers (the models of SimVAE took 35, the metrics of manifold graphs 30, the methods of
-# the zoo 20, DeepCluster and its k-means 9), an explorer takes 5 to 12, and a paper brings its plan, measurements and
+# the zoo 20, DeepCluster and its k-means 9), an explorer takes 5 to 13, and a paper brings its plan, measurements and
 # theory.
-SIZES = {"machinery": 125, "blocks": 250, "widgets": 105, "a paper": 60}
+SIZES = {"machinery": 125, "blocks": 250, "widgets": 112, "a paper": 60}
 BLOCKS = {"data", "views", "lie", "models", "losses", "metrics", "methods", "optim", "tensors"}
 
 

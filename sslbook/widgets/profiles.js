@@ -25,6 +25,12 @@ function standardised(values) {
   return values.map((row) => row.map((value, j) => (value - moments[j][0]) / moments[j][1]));
 }
 
+// Three digits of the largest of the values.
+function told(values, i) {
+  const power = Math.floor(Math.log10(Math.max(...values.map(Math.abs)) || 1));
+  return written(values[i], Math.min(6, Math.max(0, 2 - power)));
+}
+
 export default explorer({
   // The models, and for each group its rows, values[i][j] of model i in row j, these standardised, and the medians.
   read(view, model) {
@@ -56,6 +62,7 @@ export default explorer({
     const most = Math.max(...z.flat().map(Math.abs)) + 0.2;
     const X = (value) => (left + right) / 2 + ((value / most) * (right - left)) / 2;
     const end = height - BOTTOM;
+    const texts = rows.map((_, j) => pair.map((i) => told(values.map((row) => row[j]), i)));
 
     const ticks = Array.from({ length: 2 * Math.floor(most) + 1 }, (_, k) => k - Math.floor(most)).map((value) =>
       `<path d="M${X(value)} ${TOP}V${end}" stroke="currentColor" opacity="${value ? 0.12 : 0.4}"/>
@@ -64,9 +71,9 @@ export default explorer({
       const y = TOP + tall * (j + (narrow ? 0.72 : 0.5));
       const words = narrow ? y - 14 : y + 4.5;
       const all = z.map((place) => `M${X(place[j]).toFixed(1)} ${y - 5}v10`).join("");
-      const told = pair.map((i, k) =>
-        `<text x="${width - (1 - k) * COLUMN}" y="${words}" text-anchor="end">${written(values[i][j])}</text>`);
-      return `<text x="0" y="${words}">${row}</text>${told.join("")}
+      const beside = texts[j].map((text, k) =>
+        `<text x="${width - (1 - k) * COLUMN}" y="${words}" text-anchor="end">${text}</text>`);
+      return `<text x="0" y="${words}">${row}</text>${beside.join("")}
         <path d="${all}" stroke="currentColor" opacity="0.35"/>
         <path d="M${X(a[j])} ${y}H${X(b[j])}" stroke="currentColor" opacity="0.6"/>
         ${MARKS.map((mark, k) => mark(X([a, b][k][j]), y, colours[k])).join("")}`;
@@ -78,13 +85,13 @@ export default explorer({
     const differ = rows.map((row, j) => [row, Math.abs(a[j] - b[j])]).sort((one, other) => other[1] - one[1]);
     const named = differ.slice(0, 2).filter(([, much]) => much > 0).map(([row, much]) => `${row} (by ${much.toFixed(1)})`);
     const numbers = { most: named.join(" and ") || "nothing", distance: distance(a, b), ...medians };
-    const listed = rows.map((row, j) => `${row} ${pair.map((i) => written(values[i][j])).join(" and ")}`);
+    const listed = rows.map((row, j) => `${row} ${texts[j].join(" and ")}`);
     return {
       picture: ticks.join("") + drawn.join("") + legend.join("") +
         `<text x="${(left + right) / 2}" y="${end + 37}" text-anchor="middle">standard deviations from the mean</text>`,
-      label: `${group}: ${first} beside ${second}, among ${models.length} models. They differ most in ${numbers.most}, in ` +
-        `standard deviations over all models; their distance is ${written(numbers.distance)}, the median of all pairs ` +
-        `${written(medians.all)}, of pairs of one paradigm ${written(medians.paradigm)}. ${listed.join("; ")}.`,
+      label: `${group}: ${first} beside ${second}, among ${models.length} models. ${listed.join("; ")}. In standard ` +
+        `deviations over all models they differ most in ${numbers.most}; their distance is ${written(numbers.distance)}, ` +
+        `the median of all pairs ${written(medians.all)}, of pairs of one paradigm ${written(medians.paradigm)}.`,
       numbers,
     };
   },

@@ -54,8 +54,8 @@ class Profiles(Explorer):
     models = traitlets.List().tag(sync=True)
     rows = traitlets.List().tag(sync=True)
     numbers: ClassVar = {
-        "most": "They differ most in",
-        "distance": "Their distance in standard deviations is",
+        "most": "In standard deviations over all models they differ most in",
+        "distance": "their distance is",
         "all": "the median of all pairs",
         "paradigm": "of pairs of one paradigm",
         "policy": "of pairs with the same views",
@@ -110,7 +110,7 @@ class Profiles(Explorer):
     def still(self):
         values, rows, pair = self._now()
         z, height = statistics.standardised(values), np.arange(len(rows))
-        ax = plotting.axes(figsize=(7, 1.3 + 0.36 * len(rows)))
+        ax = plotting.axes(figsize=(7, 1.6 + 0.36 * len(rows)))
         for place in z:
             ax.plot(place, height, "|", color="black", markersize=9, markeredgewidth=1, alpha=0.35)
         ax.hlines(height, *np.sort(z[pair], 0), color="black", linewidth=1, alpha=0.6)
@@ -120,9 +120,8 @@ class Profiles(Explorer):
             face = {"markerfacecolor": colour if filled else "none", "markeredgecolor": colour, "markeredgewidth": 1.8}
             ax.plot(z[i], height, mark, markersize=size, label=name, **face)
         ax.set(yticks=height, yticklabels=rows, xlabel="standard deviations from the mean")
-        ax.set_title(self.group, fontsize=10, loc="left")
         ax.invert_yaxis()
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, borderaxespad=0.2)
+        ax.legend(title=self.group, alignment="left", loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         return ax.figure
 
 
