@@ -18,17 +18,16 @@ def trials(b=3, n=8, p=3, t=2, seed=0):
 
 @pytest.mark.parametrize("p", [1, 3, 12])
 def test_models_are_predicted_as_by_nested_cross_validation_of_scikit_learn(p):
-    x, y = trials(p=p)
+    x, y = trials(b=2, n=6, p=p, t=1)
     x, found = x * 3 + 1, left_out(x * 3 + 1, y)
     ridge = make_pipeline(StandardScaler(), Ridge())
     search = GridSearchCV(ridge, {"ridge__alpha": PENALTIES}, scoring="neg_mean_squared_error", cv=LeaveOneOut())
-    for trial in range(3):
-        for task in range(2):
-            target = y[trial, :, task]
-            predicted = cross_val_predict(search, x[trial], target, cv=LeaveOneOut())
-            base = (target.sum() - target) / (len(target) - 1)
-            expected = 1 - ((target - predicted) ** 2).sum() / ((target - base) ** 2).sum()
-            assert found[trial, task] == pytest.approx(expected, abs=1e-9)
+    for trial in range(2):
+        target = y[trial, :, 0]
+        predicted = cross_val_predict(search, x[trial], target, cv=LeaveOneOut())
+        base = (target.sum() - target) / (len(target) - 1)
+        expected = 1 - ((target - predicted) ** 2).sum() / ((target - base) ** 2).sum()
+        assert found[trial, 0] == pytest.approx(expected, abs=1e-9)
 
 
 def test_what_is_linear_is_predicted_in_any_unit_and_what_is_not_is_not():
