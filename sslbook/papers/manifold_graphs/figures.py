@@ -1,4 +1,4 @@
-"""Pictures of neighbourhoods that have no runs behind them, and tables and pictures of the zoo.
+"""Pictures of neighbourhoods and of published scores, which have no runs behind them, and of the zoo.
 
 `page` is a `Page` of the chapter's runs.
 """
@@ -163,3 +163,36 @@ def graphs(page, query: Tensor, points: Tensor, graphs: dict[str, Tensor]):
         ax.scatter(*query, s=36, color="C0", zorder=3)
         ax.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), title=f"{name}: {len(index)}")
     return figure
+
+
+def target(page, ranks: pd.DataFrame, agreement: pd.DataFrame):
+    """Ranks of models (rows) on tasks (columns), and correlations of the tasks: shaded cells with their numbers.
+
+    Shades are see-through, because black is the colour of the page's text and so may be white. The first rank and a
+    correlation of 1 are the darkest.
+    """
+    figure, axes = page.axes(2, figsize=(9.4, 4.6))
+    for ax, frame, form, ends in zip(axes, (ranks, agreement), ("g", ".2f"), ((len(ranks), 1), (0, 1)), strict=True):
+        _cells(ax, frame, form, *ends)
+    axes[0].set_title("rank of the model")
+    axes[1].set_title("Spearman correlation of tasks")
+    return figure
+
+
+def _cells(ax, frame: pd.DataFrame, form: str, light: float, dark: float) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = LinearSegmentedColormap.from_list("shades", [(0.0, 0.45, 0.7, alpha) for alpha in (0.0, 0.6)])
+    strength = ((frame - light) / (dark - light)).clip(0, 1)
+    ax.pcolormesh(strength.to_numpy(), cmap=shades, vmin=0, vmax=1)
+    for row, values in enumerate(frame.to_numpy()):
+        for column, value in enumerate(values):
+            ax.text(
+                column + 0.5, row + 0.5, format(value, form).replace("0.", "."), ha="center", va="center", fontsize=8
+            )
+    ax.set_xticks([i + 0.5 for i in range(frame.shape[1])], frame.columns, rotation=50, ha="right", fontsize=9)
+    ax.set_yticks([i + 0.5 for i in range(len(frame))], frame.index, fontsize=9)
+    ax.invert_yaxis()
+    ax.grid(False)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
