@@ -199,6 +199,19 @@ def test_pages_break_no_rule_of_accessibility(site, address, page, scheme):
 
 
 @pytest.mark.browser
+def test_the_first_page_begins_with_an_explorer_of_training_that_lives(address, page):
+    page.set_viewport_size({"width": 1300, "height": 900})
+    page.goto(f"{address}/book/intro.html")
+    slider = page.locator(".sslbook-explorer input[type=range]").first
+    picture = page.locator(".sslbook-explorer svg").first
+    page.wait_for_function("document.querySelectorAll('.sslbook-explorer svg > *').length > 0")
+    assert slider.bounding_box()["y"] < 900 and not page.locator("figure#training > svg").is_visible()
+    before = picture.inner_html()
+    slider.press("Home")
+    assert slider.input_value() == "0" and picture.inner_html() != before
+
+
+@pytest.mark.browser
 def test_mathematics_is_set_and_numbered(address, page):
     page.goto(f"{address}/book/notation.html")
     settle(page)
