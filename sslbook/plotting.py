@@ -153,19 +153,24 @@ def views(images, policies: dict, *, seed: int):
 
 
 def show(figure, *, caption: str, alt: str, made_by: str | None = None, name: str | None = None) -> None:
-    """Display `figure` as one piece of HTML that lives in a notebook and in a static page.
+    """Display `figure` as one piece of HTML that lives in a notebook and in a static page; see `page`."""
+    from IPython.display import display
+
+    shown = page(figure, caption=caption, alt=alt, made_by=made_by, name=name)
+    display({"text/html": shown, "text/plain": f"{alt}\n{caption}"}, raw=True)
+
+
+def page(figure, *, caption: str, alt: str, made_by: str | None = None, name: str | None = None) -> str:
+    """The HTML of `figure` with its caption.
 
     `alt` describes in words what the picture shows; `caption` stands below (mathematics between dollar signs);
     `made_by` says what made it: profile, data, seeds, epochs, hardware, commit, wall time. Other pages link to the
     figure, or show it too, by its `name`, the `id` of its HTML. Raises `ValueError` without caption or `alt`.
     """
-    from IPython.display import display
-
     require(bool(alt.strip()) and bool(caption.strip()), "A figure needs a caption and alt text; one of them is empty.")
     line = f'<div class="made-by">{html.escape(made_by)}</div>' if made_by else ""
     opening = f'<figure class="sslbook" id="{html.escape(name)}">' if name else '<figure class="sslbook">'
-    page = f"{opening}{_svg(figure, alt)}<figcaption>{_mathematics(caption)}{line}</figcaption></figure>"
-    display({"text/html": page, "text/plain": f"{alt}\n{caption}"}, raw=True)
+    return f"{opening}{_svg(figure, alt)}<figcaption>{_mathematics(caption)}{line}</figcaption></figure>"
 
 
 def _looks(frame, hue: str | None, colours: dict | None = None, dashes: dict | None = None) -> dict:

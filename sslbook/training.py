@@ -10,7 +10,9 @@ same up to rounding and batch norm. Batch norm spans the processes on GPUs, by P
 `torch.compile` cannot trace: there only the views are compiled. On processors it sees the share of its process.
 """
 
+import contextlib
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -198,14 +200,24 @@ def _epoch(config: Config, images: ImageSet, steps: int, epoch: int, step: Calla
     return means | {"learning_rate": learning_rate}
 
 
+@contextlib.contextmanager
 def _bar(config: Config, steps: int, done: int, writes: bool):
-    images = steps * config.batch_size
-    return tqdm(
-        total=config.epochs * images,
-        initial=done * images,
-        disable=not (writes and sys.stderr.isatty()),
-        unit="images",
-        unit_scale=True,
-        desc=f"run {config.id}",
-        mininterval=1,
-    )
+    """How far the run is, shown on the terminal if there is one."""
+    images, terminal = steps * config.batch_size, _terminal() if writes else None
+    about = {"total": config.epochs * images, "initial": done * images, "desc": f"run {config.id}"}
+    look = {"unit": "images", "unit_scale": True, "mininterval": 1, "disable": terminal is None}
+    with terminal or contextlib.nullcontext(), tqdm(file=terminal, **about, **look) as bar:
+        yield bar
+
+
+def _terminal():
+    """The terminal behind standard error, or None.
+
+    What the kernel of a notebook writes to standard error goes into the notebook. The number of that file is the one
+    that the kernel was started with: the terminal in which papermill or JupyterLab runs.
+    """
+    try:
+        number = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # there is none, it is no file, or it is closed
+        return None
+    return open(os.dup(number), "w", errors="backslashreplace") if os.isatty(number) else None

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import http.server
+import json
 import os
 import shutil
 import subprocess
@@ -113,11 +114,13 @@ def test_every_page_of_the_contents_is_there(site):
     assert "book/intro.html" in (site / "index.html").read_text()
 
 
-def test_pages_show_the_executed_copy_and_offer_the_clean_source(site):
+def test_pages_show_the_executed_copy_and_offer_the_source_behind_a_cell_that_no_page_shows(site):
     page = (site / "notebooks/geometry/lie-groups.html").read_text()
-    assert "<svg" in page and "with profile" in page
-    source = (site / "_sources/notebooks/geometry/lie-groups.ipynb").read_bytes()
-    assert source == (ROOT / "notebooks/geometry/lie-groups.ipynb").read_bytes()
+    assert "<svg" in page and "with profile" in page and "pip" not in page
+    offered = json.loads((site / "_sources/notebooks/geometry/lie-groups.ipynb").read_text())
+    assert "find_spec" in "".join(offered["cells"].pop(0)["source"])
+    assert offered == json.loads((ROOT / "notebooks/geometry/lie-groups.ipynb").read_text())
+    assert "/blob/launch/notebooks/geometry/lie-groups.ipynb" in page
 
 
 def test_status_has_a_row_for_every_notebook(site):
@@ -193,6 +196,19 @@ def test_pages_break_no_rule_of_accessibility(site, address, page, scheme):
         broken |= {(name, rule["id"]): [node["html"] for node in rule["nodes"]] for rule in found["violations"]}
         assert found["passes"], name
     assert not broken
+
+
+@pytest.mark.browser
+def test_the_first_page_begins_with_an_explorer_of_training_that_lives(address, page):
+    page.set_viewport_size({"width": 1300, "height": 900})
+    page.goto(f"{address}/book/intro.html")
+    slider = page.locator(".sslbook-explorer input[type=range]").first
+    picture = page.locator(".sslbook-explorer svg").first
+    page.wait_for_function("document.querySelectorAll('.sslbook-explorer svg > *').length > 0")
+    assert slider.bounding_box()["y"] < 900 and not page.locator("figure#training > svg").is_visible()
+    before = picture.inner_html()
+    slider.press("Home")
+    assert slider.input_value() == "0" and picture.inner_html() != before
 
 
 @pytest.mark.browser

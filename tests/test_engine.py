@@ -1,8 +1,10 @@
 """Laws of executing a page: its own kernel answers its expressions, bad input gets a sentence, odd paths work."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from sslbook import cli, pages
+from tests.test_training import tiny
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = """profile: str = "laptop"  # the scale
@@ -246,6 +249,27 @@ def test_papermill_finds_the_engine_by_its_entry_point(tmp_path, installed):
     (answer,) = nbformat.read(copy, 4).cells[-1].metadata["user_expressions"]
     assert answer["result"]["data"]["text/plain"] == "'smoke'"
     assert nbformat.read(copy, 4).metadata["sslbook"]["profile"] == "smoke"
+
+
+@pytest.mark.parametrize("engine", [[], ["--engine", "sslbook"]], ids=["plain", "sslbook"])
+def test_training_in_a_notebook_is_shown_on_the_terminal_of_papermill_and_not_in_the_copy(tmp_path, installed, engine):
+    train = "from sslbook import runs\nfrom tests.test_training import tiny\nrun = runs.ensure(tiny())"
+    source, copy = notebook(tmp_path, train), tmp_path / "copy.ipynb"
+    # A kernel that believes to be inside pytest does not catch what is written to standard error.
+    places = {"PYTHONPATH": installed, "SSLBOOK_RUNS": str(tmp_path / "runs")}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"} | places
+    said, (screen, terminal) = b"", os.openpty()
+    command = [sys.executable, "-m", "papermill", source, copy, *engine]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=terminal) as process:
+        os.close(terminal)
+        with contextlib.suppress(OSError):  # as a terminal ends once nobody writes to it
+            while part := os.read(screen, 4096):
+                said += part
+    os.close(screen)
+    assert process.returncode == 0, said.decode()
+    shown = re.findall(rf"run {tiny().id}: +(\d+)%", said.decode())
+    assert shown[0] == "0" and shown[-1] == "100"
+    assert not any(cell.get("outputs") for cell in nbformat.read(copy, 4).cells)
 
 
 def test_what_is_no_notebook_is_named(tmp_path):

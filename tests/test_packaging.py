@@ -395,4 +395,4 @@ def test_workflows_pin_actions_to_a_major_version_and_call_the_project_s_own_com
         jobs |= yaml.safe_load(path.read_text())["jobs"]
     steps = [step for job in jobs.values() for step in job["steps"]]
     assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
-    assert {step["run"] for step in steps if "run" in step} == {"make book", ".ci/run"}
+    assert {step["run"] for step in steps if "run" in step} == {"make book", ".ci/run", ".ci/launch"}

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
 import book_assets
 import book_pages
 
+ROOT = Path(__file__).parents[1]
 FIGURE = '<figure class="sslbook" id="fig-1"><svg></svg><figcaption>caption</figcaption></figure>'
 
 
@@ -161,3 +162,58 @@ def test_an_excerpt_holds_the_sections_of_a_page_and_their_text_alone():
         <p>a <b>word</b></p><section id="b">x</section></section></article></main>"""
     expected = '<main role="main"><section id="a">One &amp; two a word<section id="b">x</section></section></main>'
     assert book_assets.excerpt(page) == expected
+
+
+def named(page):
+    """The hooks of a page of the book by name, each with the list of its arguments."""
+    found = {}
+    for name, argument in re.findall(r"\{\{ (\w+) (\S+) \}\}", (ROOT / "book" / page).read_text()):
+        found.setdefault(name, []).append(argument)
+    return found
+
+
+def test_every_finding_has_its_verdict_its_numbers_and_a_command_that_exists(app, judged):
+    hooks = named("what-is-new.md")
+    assert len(hooks["evidence"]) >= 6 and set(hooks["evidence"]) == set(hooks["verdict"])
+    for id in hooks["evidence"]:
+        shown = read(app, f"{{{{ evidence {id} }}}}")
+        paper, claim = papers.claim(id)
+        tests = getattr(claim.evidence, "tests", ())
+        assert shown.count("| 0.5 (0.25 to 0.75) | 3 seeds |") == len(tests)
+        assert f"`sslbook verdicts {id}`" in shown
+        figure = getattr(claim.evidence, "figure", None)
+        retrain = re.search(r"`sslbook notebook (\S+) -p seeds '\[(.+?)\]'`", shown)
+        assert bool(retrain) == (figure is not None)
+        if retrain:
+            assert (ROOT / retrain[1]).is_file()
+            seeds = set(map(int, retrain[2].split(", ")))
+            assert len(seeds) == 3 and not seeds & {config.seed for config, _ in paper.plan(figure)}
+
+
+def test_a_finding_without_runs_says_so(app, monkeypatch):
+    paper, claim = papers.claim("fig1-collapse")
+    monkeypatch.setattr(book_pages, "judged", lambda: {paper.name: [ledger.Verdict(claim, ledger.UNDECIDED)]})
+    monkeypatch.setattr(book_pages, "scale", lambda: "paper")
+    shown = read(app, "{{ evidence fig1-collapse }}")
+    assert shown.startswith("*Measured:* no runs at this scale. *Scale:*") and "profile paper, without runs" in shown
+
+
+def test_the_explorer_of_training_is_alive_on_a_page_that_is_no_notebook(app):
+    shown = read(app, "before\n\n{{ training duration }}\n\nafter")
+    scripts = re.findall(
+        r'^<script type="application/vnd.jupyter.widget-(\w+)\+json">(.+)</script>$', shown, re.MULTILINE
+    )
+    parts = {kind: json.loads(text) for kind, text in scripts}
+    state = parts["state"]["state"][parts["view"]["model_id"]]
+    (data,) = state["buffers"]
+    assert state["state"]["epoch"] == papers.paper("geometry").plan("duration")[0].config.epochs
+    assert "export default explorer" in state["state"]["_esm"] and len(data["data"]) > 10_000
+    assert shown.count('<figure class="sslbook" id="training">') == 1 and "\n\n" not in shown[8:-8]
+
+
+def test_an_explorer_whose_runs_are_not_there_is_a_warning(app, monkeypatch):
+    warned = []
+    monkeypatch.setattr(book_pages.LOGGER, "warning", lambda text, *arguments, **where: warned.append(text % arguments))
+    monkeypatch.setattr(papers.Paper, "find", lambda self, planned: [])
+    assert read(app, "{{ training duration }}") == ""
+    assert warned == ["0 of 6 runs behind duration are there"]

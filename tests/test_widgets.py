@@ -16,7 +16,8 @@ import traitlets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sslbook import data, lie, losses, views, widgets
+from sslbook import data, lie, losses, metrics, views, widgets
+from sslbook.papers import Planned
 from sslbook.papers.geometry import PAPER, STRENGTHS
 from sslbook.papers.simvae import PAPER as SIMVAE
 from sslbook.widgets import (
@@ -217,6 +218,20 @@ def test_rank_of_a_turned_pixel_is_that_of_figure_10(reach):
     exact = widgets.Orbits(reach=reach).exact
     assert exact["rank"] == lie.orbit_rank(3.6 * reach, samples=200, seed=8)
     assert exact["energy"] <= exact["rank"]
+
+
+@pytest.mark.parametrize("early", [(), (1,)])
+def test_the_epochs_of_the_slider_are_those_that_are_evenly_spaced(early):
+    kinds = {labels["strength"]: config for config, labels in PAPER.plan("main", "smoke")}
+    changes = {"epochs": 4, "snapshots": 2, "early": early}
+    changed = [Planned(config.replace(**changes), {"strength": name}) for name, config in kinds.items()]
+    explorer = widgets.TrainingScrubbed(list(PAPER.obtain(changed)), epoch=2)
+    (slider,) = (control for control in explorer.controls if control["name"] == "epoch")
+    assert (slider["min"], slider["max"], slider["step"]) == (0, 4, 2)
+    for run, labels in PAPER.find(changed):
+        arrays = PAPER.arrays(run)
+        spectrum = arrays["projector"][arrays["epoch"].tolist().index(2)]
+        assert explorer.exact[labels["strength"]] == pytest.approx(metrics.effective_rank(spectrum))
 
 
 def test_scrubbed_numbers_are_means_and_deviations_over_the_seeds_of_the_records():

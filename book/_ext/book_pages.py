@@ -9,6 +9,8 @@ there stand in the place of the `{eval}` roles in its text. Elsewhere
   its name, as in `{{ scoreboard geometry }}`,
 - `{{ verdicts }}` the tables of claims and of the tests and runs that decide them,
 - `{{ verdict id }}` a claim and its verdict,
+- `{{ evidence id }}` what was measured for a claim, at what scale, and the commands that could refute it,
+- `{{ training figure }}` the explorer of the runs behind a figure of the geometry paper, epoch by epoch,
 - `{{ functions of sslbook.x }}` the documentation of that module, its docstrings read as Markdown; `papers` for x gives
   that of the modules of all papers,
 - `{{ summary of sslbook.x }}` the first line of its docstring,
@@ -207,6 +209,49 @@ def verdict(app, id):
     return f"{plain(v.claim.says)} {badge(v.status, v.status)}"
 
 
+def evidence(app, id):
+    """What the tests of a claim found, over how many seeds, at what scale, and how to find it otherwise."""
+    name, v = next((name, v) for name, found in judged().items() for v in found if v.claim.id == id)
+    rows = library("ledger").rows([v])
+    if v.outcomes:
+        lines = [f"| {plain(row.test)} | {true_minus(row.value())} | {row.seeds} seeds |" for row in rows]
+        found = "\n".join(["| Measured | Mean (95 % interval) | Over |", "|---|---|---|", *lines]) + "\n\n"
+    else:
+        found = f"*Measured:* {': '.join(filter(None, (plain(rows[0].test), rows[0].value())))}. "
+    page, again = f"notebooks/{folder(name)}/{v.claim.page}", f"`sslbook verdicts {id}`"
+    figure = getattr(v.claim.evidence, "figure", None)
+    if figure is None:
+        about = f"*Scale:* no training; {again} computes it again."
+    else:
+        paper, papers = library("papers").paper(name), library("papers")
+        planned = paper.plan(figure, scale())
+        there, last = paper.find(planned), max(config.seed for config, _ in planned)
+        at = papers.facts(there, scale()).scale if there else f"profile {scale()}, without runs"
+        fresh = f"`sslbook notebook {page}.ipynb -p seeds '{list(range(last + 1, last + 4))}'`"
+        about = f"*Scale:* {plain(at)}. *To refute it:* {again} measures these runs again; {fresh} trains fresh seeds."
+    return f"{found}{about} *Page:* {link(app, page, v.claim.page)}."
+
+
+def training(app, figure):
+    """The explorer `TrainingScrubbed` with the runs behind a figure, at their end."""
+    papers, geometry = library("papers"), library("papers").paper("geometry")
+    planned = geometry.plan(figure, scale())
+    found = geometry.find(planned)
+    if len(found) < len(planned):
+        LOGGER.warning("%s of %s runs behind %s are there", len(found), len(planned), figure, location=app.env.docname)
+        return ""
+    explorer = library("widgets").TrainingScrubbed(found, epoch=found[0].run.config.epochs)
+    return explorer.html(
+        caption="Left (above, where the page is narrow): singular values of the projector $W$ or of the encoder's "
+        "features, or distances to the nearest negative, at one kept epoch, mean over seeds. Right: a measure "
+        "through training, mean ± one standard deviation over seeds; of a single seed there is none.",
+        alt="Two panels with a line for small, moderate and large augmentations in each: singular values of the "
+        "projector at the end of training, and its effective rank through training.",
+        made_by=papers.facts(found, scale()).line,
+        name="training",
+    )
+
+
 def scoreboard(app, only):
     """The number of claims by verdict, an item for each paper, or for one."""
     items = []
@@ -384,6 +429,8 @@ HOOKS = {
     "scoreboard": scoreboard,
     "verdicts": verdicts,
     "verdict": verdict,
+    "evidence": evidence,
+    "training": training,
     "functions of": document,
     "summary of": summary,
     "repository": lambda app, _: app.config.html_theme_options.get("repository_url", ""),
@@ -393,10 +440,8 @@ HOOK = re.compile(rf"\{{\{{ ({'|'.join(HOOKS)})(?: (\S+))? \}}\}}")
 
 def shows_verdicts(app, env, added, changed, removed):
     """The pages that are read anew at each build, because runs may have been finished since."""
-    pages = [name for name in env.found_docs if name.startswith("book/")]
-    return [
-        name for name in pages if re.search(r"\{\{ (verdict|scoreboard)", Path(env.doc2path(name)).read_text("utf-8"))
-    ]
+    pages = {name: Path(env.doc2path(name)).read_text("utf-8") for name in env.found_docs if name.startswith("book/")}
+    return [name for name, text in pages.items() if re.search(r"\{\{ (verdict|scoreboard|evidence|training)", text)]
 
 
 def setup(app):

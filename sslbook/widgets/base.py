@@ -81,11 +81,26 @@ class Explorer(anywidget.AnyWidget):
         """
         from IPython.display import display
 
+        self._describe(alt)
+        display(self)
+        plotting.show(self.still(), caption=caption, alt=alt, **about)
+
+    def html(self, *, caption: str, alt: str, **about) -> str:
+        """What `show` displays, as the HTML of a static page: the widget's state, its place, and the figure."""
+        from ipywidgets.embed import dependency_state
+
+        self._describe(alt)
+        version = {"version_major": 2, "version_minor": 0}
+        state = version | {"state": dependency_state(self, drop_defaults=False)}
+        parts = {"state": state, "view": version | {"model_id": self.model_id}}
+        kind = "application/vnd.jupyter.widget"
+        scripts = [f'<script type="{kind}-{name}+json">{json.dumps(part)}</script>' for name, part in parts.items()]
+        return "\n".join([*scripts, plotting.page(self.still(), caption=caption, alt=alt, **about)])
+
+    def _describe(self, alt: str) -> None:
         size = len(self.data)
         require(size <= ROOM, f"The data of {type(self).__name__} are {size} bytes; a page has room for {ROOM}.")
         self.alt = alt
-        display(self)
-        plotting.show(self.still(), caption=caption, alt=alt, **about)
 
     def _answer(self, change=None) -> None:
         at = {control["name"]: getattr(self, control["name"]) for control in self.controls}

@@ -37,16 +37,23 @@ def _shipped() -> list[Finished]:
 
 
 def _gather(found: list[Finished]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Kept epochs (T,), means of each curve over seeds (T, 3, ·), means and deviations of each measure (T, 3, 2)."""
+    """Kept epochs (T,), means of each curve over seeds (T, 3, ·), means and deviations of each measure (T, 3, 2).
+
+    Of the kept epochs those that are evenly spaced, without `Config.early`.
+    """
+    config = found[0].run.config
+    even = sorted({round(i * config.epochs / config.snapshots) for i in range(config.snapshots + 1)})
+    kept = [config.snapshot_epochs.index(epoch) for epoch in even]
     frame = PAPER.frame(found)
+    frame = frame[frame.epoch.isin(even)]
     names = set(frame.strength)
     require(names >= set(STRENGTHS), f"The runs are of {', '.join(sorted(names))}; all strengths are needed.")
     curves = {}
     for curve in CURVES.values():
         means = []
         for strength in STRENGTHS:
-            arrays = [PAPER.arrays(run)[curve].double() for run, labels in found if labels["strength"] == strength]
-            means.append(torch.stack(arrays).mean(0))
+            arrays = [PAPER.arrays(run)[curve][kept] for run, labels in found if labels["strength"] == strength]
+            means.append(torch.stack(arrays).double().mean(0))
         curves[curve] = torch.stack(means, 1)
     curves["distance_relative"] /= curves["distance_relative"].sum(2, keepdim=True)
     grouped, measures = frame.groupby(["epoch", "strength"]), {}
@@ -55,8 +62,8 @@ def _gather(found: list[Finished]) -> tuple[Tensor, dict[str, Tensor], dict[str,
         parts = [torch.tensor(part.unstack()[list(STRENGTHS)].values.copy()) for part in parts]
         measures[measure] = torch.stack(parts, 2)
     epochs = torch.tensor(sorted(set(frame.epoch)))
-    even = len(epochs) > 1 and len(epochs.diff().unique()) == 1
-    require(even, f"The runs keep the epochs {epochs.tolist()}; a slider needs two or more, evenly spaced from 0.")
+    regular = len(epochs) > 1 and len(epochs.diff().unique()) == 1
+    require(regular, f"The runs keep the epochs {epochs.tolist()}; a slider needs two or more, evenly spaced from 0.")
     return epochs, curves, measures
 
 
