@@ -146,7 +146,7 @@ def read_out(page, name):
 @each_explorer
 def test_numbers_on_the_page_are_those_of_python(alive, name):
     rng, worst = random.Random(name), 0
-    for _ in range(15):
+    for _ in range(8):
         values = {control["name"]: setting(control, rng) for control in python(name).controls}
         times = move(alive, name, values)
         worst = max(worst, *times)
