@@ -85,6 +85,7 @@ def browser(tmp_path_factory):
     with sync_playwright() as playwright:
         profile = tmp_path_factory.mktemp("profile")
         context = playwright.chromium.launch_persistent_context(profile, executable_path=CHROMIUM, args=FLAGS)
+        context.set_default_timeout(300_000)  # in milliseconds: a busy machine takes its time
         yield context
         context.close()
 
