@@ -45,7 +45,7 @@ book: setup ## compile the book to _build/html; PROFILE=smoke|laptop|paper and D
 	$(SNAKEMAKE) book $(if $(CONFIG),--config $(CONFIG))
 
 test: setup ## run the tests, those in the browser if Chromium is there, those on real images if SSLBOOK_DATA is set
-	OMP_NUM_THREADS=1 $(RUN) pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: setup ## run the tests that take minutes
 	$(RUN) pytest -m slow

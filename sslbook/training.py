@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from sslbook.config import Config, require
@@ -132,6 +131,8 @@ def flop(config: Config) -> float:
 
 @functools.lru_cache
 def _flop(config: Config) -> float:
+    from torch.utils.flop_counter import FlopCounterMode  # here, because it imports Triton
+
     method, n, shape = build(config), 4, info(config.data.name).shape
     generator = torch.Generator().manual_seed(0)
     views, labels = torch.rand(method.views, n, *shape, generator=generator), torch.zeros(n, dtype=torch.long)

@@ -1,12 +1,13 @@
 """What all tests share."""
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from sslbook import data, pages
 
@@ -35,15 +36,26 @@ def real_data(request):
     return root
 
 
+def pytest_collection_modifyitems(items):
+    """The files that need the executed notebooks come first, so that all processes share in executing them."""
+    needing = {item.path for item in items if "executed" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in needing)
+
+
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory):
     """A folder of executed copies as `$SSLBOOK_EXECUTED` names it: every notebook at `smoke`, run once per session."""
-    root = Path(__file__).parents[1]
+    root, worker = Path(__file__).parents[1], os.environ.get("PYTEST_XDIST_WORKER")
     folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "executed"
-    with FileLock(f"{folder}.lock"):
-        for source in sorted((root / "notebooks").rglob("*.ipynb")):
+    folder = (folder.parent if worker else folder) / "executed"
+    sources = sorted((root / "notebooks").rglob("*.ipynb"))
+    if worker and int(worker[2:]) % 2:
+        sources.reverse()  # from the other end: neighbours train the same runs, and one would wait for the other
+    for timeout in (0, -1):  # copies that another process is making are waited for when all others are there
+        for source in sources:
             copy = folder / "smoke" / source.relative_to(root)
-            if not copy.exists():
-                pages.execute(source, "smoke", copy)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(Timeout), FileLock(copy.with_suffix(".lock"), timeout=timeout):
+                if not copy.exists():
+                    pages.execute(source, "smoke", copy)
     return folder

@@ -173,24 +173,45 @@ def gradients(method, loss):
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None])
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+each_backend = pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+PHASES = (0.1, 0.2, 0.9)
+"""Of three steps, the last one in a later phase of training."""
+
+
+def compiled(function, backend):
+    return torch.compile(function, fullgraph=True, backend=backend)
+
+
+def views_of(policy, generator, apply):
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return apply(images.repeat(2, 1, 1, 1), policy.draw(16, (32, 32), generator, "cpu"))
+
+
+@each_backend
+@torch._dynamo.config.patch(error_on_recompile=True)
+def test_compiled_views_are_one_graph_that_is_kept_and_computes_the_same(backend):
+    torch.compiler.reset()
+    policy = POLICIES["large"]
+    one, other = (torch.Generator().manual_seed(1) for _ in range(2))
+    apply = compiled(policy.apply, backend)
+    seen = [views_of(policy, one, apply) for _ in PHASES]
+    for views in seen:
+        torch.testing.assert_close(views, views_of(policy, other, policy.apply), rtol=0, atol=1e-5)
+    assert not torch.equal(seen[0], seen[1])
+
+
+@each_backend
 @pytest.mark.parametrize("name", METHODS)
 @torch._dynamo.config.patch(error_on_recompile=True)
-def test_a_compiled_step_is_one_graph_that_is_kept_and_computes_the_same(name, backend):
-    """Three steps with views of their own; the last one in a later phase of training."""
+def test_a_compiled_loss_is_one_graph_that_is_kept_and_computes_the_same(name, backend):
     torch.compiler.reset()
     run = config(name)
     method = training.build(run)
-    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    apply = torch.compile(run.views.apply, fullgraph=True, backend=backend)
-    loss_of = torch.compile(method.loss, fullgraph=True, backend=backend)
+    loss_of = compiled(method.loss, backend)
     generator, seen = torch.Generator().manual_seed(1), []
-    for progress in (0.1, 0.2, 0.9):
-        draws = run.views.draw(16, (32, 32), generator, "cpu")
-        views = run.views.apply(images.repeat(2, 1, 1, 1), draws)
-        torch.testing.assert_close(apply(images.repeat(2, 1, 1, 1), draws), views, rtol=0, atol=1e-5)
+    for progress in PHASES:
         batch = Batch(
-            views.unflatten(0, (2, -1)),
+            views_of(run.views, generator, run.views.apply).unflatten(0, (2, -1)),
             torch.zeros(8, dtype=torch.long),
             method.draw(8, generator, "cpu"),
             torch.full((), progress),

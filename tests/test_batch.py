@@ -61,6 +61,7 @@ def contents(folder):
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_batch_survives_kills_of_its_jobs_and_of_itself(tmp_path, monkeypatch):
     """Jobs reach their time limit after each epoch; Snakemake is killed, then one of its jobs, and nothing is lost."""
     options = ["--cores", "2", *TARGETS, "--config", "profile=smoke", "--set-resources", "train:runtime=0"]

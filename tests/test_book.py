@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sslbook import papers
+from sslbook import ledger, papers
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -86,6 +86,7 @@ def browser(tmp_path_factory):
     with sync_playwright() as playwright:
         profile = tmp_path_factory.mktemp("profile")
         context = playwright.chromium.launch_persistent_context(profile, executable_path=CHROMIUM, args=FLAGS)
+        context.set_default_timeout(300_000)  # in milliseconds: a busy machine takes its time
         yield context
         context.close()
 
@@ -131,9 +132,8 @@ def test_status_has_a_row_for_every_notebook(site):
 
 def test_verdicts_have_a_row_for_every_claim(site):
     page = (site / "book/verdicts.html").read_text()
-    judged = [v for found in papers.verdicts("smoke").values() for v in found]
-    verdicts = [f"<strong>{status}</strong>" for status in sorted({v.status for v in judged})]
-    assert sum(page.count(verdict) for verdict in verdicts) == len(judged)
+    claims = [claim for name in papers.names() for claim in papers.paper(name).claims]
+    assert sum(page.count(f"<strong>{status}</strong>") for status in ledger.STATUSES) == len(claims)
 
 
 def test_the_address_of_the_repository_stands_once(site):
@@ -145,6 +145,9 @@ def test_the_address_of_the_repository_stands_once(site):
     assert not [path for path in texts if url in path.read_text()]
 
 
+UNNAMED = """() => [...document.querySelectorAll('img:not([alt]), main figure svg:not([aria-label])')]
+    .map(e => e.outerHTML.slice(0, 200))"""
+WRONG = "mjx-merror, mjx-container [style*='color: red']"
 WIDE = """() => [...document.querySelectorAll('div.math:has(> .eqno)')].flatMap(equation => {
     const [number, formula] = ['.eqno', 'mjx-container'].map(name => equation.querySelector(name));
     return formula.scrollWidth <= formula.clientWidth + 1 ? [] : [
@@ -154,26 +157,43 @@ WIDE = """() => [...document.querySelectorAll('div.math:has(> .eqno)')].flatMap(
 """For each equation that is wider than the page: whether it has the whole width, beneath its number."""
 
 
-@pytest.mark.browser
-def test_pages_in_the_browser(site, address, page):
-    """On every page: a silent console, requests to this machine only, labelled pictures, no sideways scrolling."""
-    console, requests, wide = [], [], []
+@pytest.fixture(scope="module")
+def seen(site, address, browser):
+    """What the browser finds on each page, which it loads once: by page, and what it said and asked for meanwhile.
+
+    The rules of accessibility are those of axe-core, on what the book puts on its pages: frame, mathematics and the
+    colours of code are others'.
+    """
+    from axe_playwright_python.sync_playwright import Axe
+
+    console, requests, found = [], [], {}
+    page = browser.new_page()
     page.on("console", lambda message: message.type in ("error", "warning") and console.append(message.text))
     page.on("pageerror", lambda error: console.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
+    article = {"include": ["article"], "exclude": [".citation-list", "mjx-container", ".highlight"]}
     for name in pages(site):
         page.set_viewport_size({"width": 1300, "height": 900})
         page.goto(f"{address}/{name}")
         settle(page)
-        unnamed = page.evaluate(
-            """() => [...document.querySelectorAll('img:not([alt]), main figure svg:not([aria-label])')]
-                     .map(e => e.outerHTML.slice(0, 200))"""
-        )
-        assert not unnamed, name
-        assert page.locator("mjx-merror, mjx-container [style*='color: red']").count() == 0, name
+        found[name] = {"unnamed": page.evaluate(UNNAMED), "wrong": page.locator(WRONG).count()}
+        for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+            page.emulate_media(color_scheme=scheme)
+            found[name][f"theme when {scheme}"] = page.evaluate("document.documentElement.dataset.theme")
+            found[name][scheme] = Axe().run(page, article, {"preload": False} | rules).response
         page.set_viewport_size({"width": 390, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
-        wide.extend(page.evaluate(WIDE))
+        found[name] |= {"width": page.evaluate("document.documentElement.scrollWidth"), "wide": page.evaluate(WIDE)}
+        page.emulate_media(color_scheme="light")
+    page.close()
+    return found, console, requests
+
+
+@pytest.mark.browser
+def test_pages_in_the_browser(seen, address):
+    """On every page: a silent console, requests to this machine only, labelled pictures, no sideways scrolling."""
+    found, console, requests = seen
+    assert not [name for name, page in found.items() if page["unnamed"] or page["wrong"] or page["width"] > 390]
+    wide = [whole for page in found.values() for whole in page["wide"]]
     assert len(wide) > 5 and all(wide)
     assert not console
     assert not [url for url in requests if not url.startswith((address, "data:", "blob:"))]
@@ -181,20 +201,12 @@ def test_pages_in_the_browser(site, address, page):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_break_no_rule_of_accessibility(site, address, page, scheme):
-    """By axe-core, on what the book puts on its pages: frame, mathematics and the colours of code are others'."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    page.emulate_media(color_scheme=scheme)
-    rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}
+def test_pages_break_no_rule_of_accessibility(seen, scheme):
     broken = {}
-    for name in pages(site):
-        page.goto(f"{address}/{name}")
-        settle(page)
-        context = {"include": ["article"], "exclude": [".citation-list", "mjx-container", ".highlight"]}
-        found = Axe().run(page, context, {"preload": False} | rules).response
-        broken |= {(name, rule["id"]): [node["html"] for node in rule["nodes"]] for rule in found["violations"]}
-        assert found["passes"], name
+    for name, page in seen[0].items():
+        assert page[f"theme when {scheme}"] == scheme and page[scheme]["passes"], name
+        rules = page[scheme]["violations"]
+        broken |= {(name, rule["id"]): [node["html"] for node in rule["nodes"]] for rule in rules}
     assert not broken
 
 

@@ -4,6 +4,7 @@ The page is made by hand from a notebook that was really executed, its widgets e
 """
 
 import base64
+import functools
 import inspect
 import io
 import json
@@ -73,12 +74,40 @@ def address(folder):
         yield address
 
 
-@pytest.fixture
-def alive(page, address):
-    """The page with all explorers drawn."""
+@pytest.fixture(scope="module")
+def alive(browser, address):
+    """A page with all explorers drawn, loaded once: a test begins with `reset` where it needs the first parameters."""
+    page = browser.new_page()
     page.goto(f"{address}/index.html")
     awake(page)
-    return page
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module", params=["http", "file"])
+def heard(request, browser, address, folder):
+    """The same in a page of its own over HTTP and as a file, with all that it says, what it asks for, and its root."""
+    console, requests = [], []
+    page = browser.new_page()
+    page.on("console", lambda message: message.type in ("error", "warning") and console.append(message.text))
+    page.on("pageerror", lambda error: console.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    root = address if request.param == "http" else folder.as_uri()
+    page.goto(f"{root}/index.html")
+    awake(page)
+    page.evaluate("document.addEventListener('keydown', () => { window.leaked = true; })")
+    yield page, console, requests, root
+    page.close()
+
+
+@functools.cache
+def python(name):
+    """An explorer at its first parameters."""
+    return made(SHOWN[name])
+
+
+def reset(page, name):
+    move(page, name, {control["name"]: getattr(python(name), control["name"]) for control in python(name).controls})
 
 
 def awake(page):
@@ -122,8 +151,8 @@ def read_out(page, name):
 @each_explorer
 def test_numbers_on_the_page_are_those_of_python(alive, name):
     rng, worst = random.Random(name), 0
-    for _ in range(15):
-        values = {control["name"]: setting(control, rng) for control in made(SHOWN[name]).controls}
+    for _ in range(8):
+        values = {control["name"]: setting(control, rng) for control in python(name).controls}
         times = move(alive, name, values)
         worst = max(worst, *times)
         expected = made(SHOWN[name], **values).exact
@@ -137,16 +166,8 @@ def test_numbers_on_the_page_are_those_of_python(alive, name):
 
 
 @each_explorer
-@pytest.mark.parametrize("over", ["http", "file"])
-def test_keys_move_picture_numbers_and_words(page, address, folder, name, over):
-    console, requests = [], []
-    page.on("console", lambda message: message.type in ("error", "warning") and console.append(message.text))
-    page.on("pageerror", lambda error: console.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    root = address if over == "http" else folder.as_uri()
-    page.goto(f"{root}/index.html")
-    awake(page)
-    page.evaluate("document.addEventListener('keydown', () => { window.leaked = true; })")
+def test_keys_move_picture_numbers_and_words(heard, name):
+    page, console, requests, root = heard
     control = explorer(page, name).locator("input[type=range]" if name in SLID else "select").first
     picture = explorer(page, name).locator("svg")
     before = displayed(page, name), picture.inner_html(), picture.get_attribute("aria-label")
@@ -163,6 +184,7 @@ def test_keys_move_picture_numbers_and_words(page, address, folder, name, over):
 
 @pytest.mark.parametrize("name", SLID)
 def test_mouse_moves_the_slider(alive, name):
+    reset(alive, name)
     slider = explorer(alive, name).locator("input[type=range]").first
     slider.scroll_into_view_if_needed()
     before, box = displayed(alive, name), slider.bounding_box()
@@ -176,6 +198,7 @@ def test_mouse_moves_the_slider(alive, name):
 @pytest.mark.parametrize("by", ["mouse", "touch"])
 def test_an_image_is_dragged_around_the_circle(alive, by):
     name = "AttractionRepulsion"
+    reset(alive, name)
     grip = explorer(alive, name).locator("[data-drag=turn]")
     grip.scroll_into_view_if_needed()
     svg, box = explorer(alive, name).locator("svg").bounding_box(), grip.bounding_box()
@@ -208,6 +231,7 @@ def test_an_image_is_dragged_around_the_circle(alive, by):
     ],
 )
 def test_what_is_dragged_to_where_its_sliders_put_it_sets_the_sliders(alive, name, grip, values):
+    reset(alive, name)
     here = explorer(alive, name).locator(f"[data-drag={grip}]")
 
     def centre():
@@ -231,7 +255,7 @@ def test_what_is_dragged_to_where_its_sliders_put_it_sets_the_sliders(alive, nam
 @each_explorer
 def test_every_control_and_number_is_named_for_those_who_listen(alive, name):
     here = explorer(alive, name)
-    for control in made(SHOWN[name]).controls:
+    for control in python(name).controls:
         field = here.get_by_label(control["label"], exact=True)
         assert field.count() == 1 and field.get_attribute("name") == control["name"]
     assert len(here.locator("svg[role=img]").get_attribute("aria-label")) > 40
@@ -315,15 +339,16 @@ FAKE = """async ([source, state]) => {
     model.set("beta", 9);
     seen.push(+input.value);
     stop();
+    el.remove();
     return [seen, sent, Object.keys(heard)];
 }"""
 
 
 def test_with_a_kernel_the_answer_replaces_the_script_s_numbers_for_its_parameters_only(alive):
-    python = widgets.WeightsOnNegatives()
-    state = {name: getattr(python, name) for name in ("beta", "batch", "controls", "labels", "exact", "alt", "data")}
+    first = python("WeightsOnNegatives")
+    state = {name: getattr(first, name) for name in ("beta", "batch", "controls", "labels", "exact", "alt", "data")}
     state["data"] = base64.b64encode(state["data"]).decode()
-    seen, sent, left = alive.evaluate(FAKE, [python._esm, state])
+    seen, sent, left = alive.evaluate(FAKE, [first._esm, state])
     gap = widgets.WeightsOnNegatives(beta=7).exact["gap"]
     assert seen == [pytest.approx(gap, abs=1e-5), 0.125, pytest.approx(gap, abs=1e-5), 9]
     assert sent == [{"beta": 7}] and not left

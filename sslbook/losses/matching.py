@@ -164,7 +164,9 @@ def _gap(cost: Tensor, epsilon: float, tol: float, max_iter: int) -> Tensor:
     return value.clamp(min=0) + (linear - linear.detach())  # below 0 is rounding
 
 
-@torch.compiler.disable
+# Operators of their own, so that a compiled step keeps in one graph what the data decide: how long a loop is, and what
+# scipy finds.
+@torch.library.custom_op("sslbook::assignment", mutates_args=())
 def _assignment(cost: Tensor) -> Tensor:
     """1/N at the entries of the cheapest assignment, (N, N); NaN if a cost is not finite."""
     if not cost.isfinite().all():
@@ -174,7 +176,11 @@ def _assignment(cost: Tensor) -> Tensor:
     return plan
 
 
-# An operator of its own, so that a compiled step keeps in one graph a loop whose length the data decide.
+@_assignment.register_fake
+def _(cost):
+    return torch.empty_like(cost)
+
+
 @torch.library.custom_op("sslbook::sinkhorn", mutates_args=())
 def _solve(cost: Tensor, epsilon: float, tol: float, max_iter: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Plans, potentials (k, B, N), errors (B,) and iterations for `cost` (B, N, …, N) with k axes of length N.

@@ -33,7 +33,7 @@ BATCH_SIZES = {"smoke": (64,), "laptop": (64, 128, 256, 512), "paper": (128, 256
 
 _PROFILES = {
     "smoke": dict(
-        data=Data("shapes", 512), encoder=ResNet(8, (1, 1)), widths=(16, 8), epochs=2, batch_size=64, snapshots=2
+        data=Data("shapes", 256), encoder=ResNet(8, (1, 1)), widths=(16, 8), epochs=2, batch_size=64, snapshots=2
     ),
     "laptop": dict(
         data=Data("cifar100", 10_000),

@@ -22,7 +22,7 @@ VERSION = 2
 
 BANK, VALIDATION, TEST = 5_000, 1_000, 5_000
 """Images that probes are fitted to, those on which settings are chosen, and those that are scored; fewer where a set
-has fewer."""
+has fewer, and never more than there are training images."""
 SAMPLES = 200
 """Draws of the posterior for each image whose likelihood is estimated."""
 VIEWS, VIEWED = 4, 1_000
@@ -64,11 +64,10 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
       p(z) is proper, `samples` (n, …) from it.
     """
     config = run.config
-    sets = {
-        "bank": _part(data.load_train(config.data), BANK, 2),
-        "validation": _part(data.load(config.data.name, "validation"), VALIDATION, 3),
-        "test": _part(data.load(config.data.name, "test"), TEST, 3),
-    }
+    train = data.load_train(config.data)
+    sets = {"bank": _part(train, BANK, 2)}
+    for name, most in (("validation", VALIDATION), ("test", TEST)):
+        sets[name] = _part(data.load(config.data.name, name), min(most, len(train)), 3)
     seen = {"bank": sets["bank"].images, "validation": sets["validation"].images}
     seen["test"] = sets["test"].images[:VIEWED].repeat(VIEWS, 1, 1, 1)
     views, done = {}, {}

@@ -79,7 +79,7 @@ def _run(profile: str, name: str, seed: int, method: str, *, policy: Policy | No
     )
     if profile == "smoke":
         encoder, decoder = MLP(dim=4, widths=(32,)), MLPDecoder(widths=(32,))
-        settings = dict(data=Data("shapes", 512), epochs=2, optim=Adam(learning_rate=rate))
+        settings = dict(data=Data("shapes", 256), epochs=2, optim=Adam(learning_rate=rate))
     if profile == "paper":
         settings = dict(data=Data(name), epochs=400, optim=Adam(learning_rate=rate, eps=1e-4, schedule="constant"))
     if method in _VARIATIONAL:
@@ -163,7 +163,7 @@ def likelihood(profile: str) -> list[Planned]:
     """A VAE on binary digits, of the size whose likelihood pythae's table of reproductions has: one hidden layer of 400
     units, 40 latent dimensions, no augmentation (github.com/clementchadebec/benchmark_VAE, examples/scripts). The
     schedule is ours."""
-    data, epochs = (Data("shapes", 512), 2) if profile == "smoke" else (Data("binarised_mnist"), 20)
+    data, epochs = (Data("shapes", 256), 2) if profile == "smoke" else (Data("binarised_mnist"), 20)
     return [
         Planned(
             Config(
