@@ -155,11 +155,14 @@ def _verdicts(options) -> int:
     damaged: list[ValueError] = []
     for found in papers.verdicts(options.profile, *options.claims, damaged=damaged.append).values():
         for verdict in found:
-            print(f"{verdict.claim.id} ({verdict.claim.where}): {verdict.status}", flush=True)
+            verdict_and_scale = f"{verdict.status} {verdict.scale}".strip()
+            print(f"{verdict.claim.id} ({verdict.claim.where}): {verdict_and_scale}", flush=True)
             for row in ledger.rows([verdict]):
                 value = f": {row.value(4)}" if row.mean is not None else ""
                 over = f" over {row.seeds} seeds, must exceed {row.limit(6)}: {row.state}" if row.seeds else ""
                 print(f"    {row.test}{value}{over}")
+            if verdict.claim.age:
+                print(f"    {verdict.claim.age}")
     for error in damaged:
         print(f"The claims that need this file are not decided: {error}", file=sys.stderr)
     return 1 if damaged else 0

@@ -2,9 +2,10 @@
 
 A test turns measurements into one number for each seed and asks whether their mean exceeds a threshold: it *holds* if
 the 95 % confidence interval of the mean (Student's t over seeds) lies above the threshold, *fails* if it lies below,
-and is *open* otherwise. A claim is reproduced if all its tests hold, not reproduced if none holds and one fails, partly
-reproduced if some hold and not all, and not decided if all are open or there are too few seeds. A claim about
-mathematics can be decided by a counter-example: it is false as stated if the violation exceeds the threshold.
+and is *open* otherwise. A claim is reproduced if all its tests hold, partly reproduced if some hold and the rest are
+open, mixed if one holds and one fails, not reproduced if none holds and one fails, and not decided if all are open or
+there are too few seeds. A claim about mathematics can be decided by a counter-example: it is false as stated if the
+violation exceeds the threshold.
 
 Everything here is a pure function of claims and frames; `sslbook.papers` brings the two together.
 """
@@ -21,9 +22,12 @@ from scipy import stats
 
 from sslbook.config import require
 
-REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
+REPRODUCED, PARTLY, MIXED, NOT_REPRODUCED = "reproduced", "partly", "mixed", "not reproduced"
 FALSE, UNDECIDED, UNTESTABLE = "false as stated", "not decided", "not testable here"
-STATUSES = (REPRODUCED, PARTLY, NOT_REPRODUCED, FALSE, UNDECIDED, UNTESTABLE)
+STATUSES = (REPRODUCED, PARTLY, MIXED, NOT_REPRODUCED, FALSE, UNDECIDED, UNTESTABLE)
+
+LEVEL = 0.025
+"""How often a test holds by chance where the true mean is its threshold: one side of a 95 % confidence interval."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,11 @@ class FromRuns:
 
 @dataclass(frozen=True)
 class FromDraws:
-    """Evidence from random draws of a toy, made when the claim is judged."""
+    """Evidence from random draws, made when the claim is judged; `scale` says in words how far it reaches."""
 
     tests: tuple[Test, ...]
     seeds: int = 5
+    scale: str = "in a toy"
 
 
 @dataclass(frozen=True)
@@ -75,13 +80,30 @@ class Untestable:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of a paper in our words, where it stands, the page that shows it, and what decides it."""
+    """A statement of a paper in our words, where it stands, the page that shows it, and what decides it.
+
+    `where` begins with "Ours" if the statement is ours and not the paper's. `rule` is the first commit of the history
+    with the tests of today if all runs that count are younger, else a sentence on when they were written; empty says
+    nothing.
+    """
 
     page: str
     id: str
     where: str
     says: str
     evidence: FromRuns | FromDraws | Counterexample | Untestable
+    rule: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether the statement is ours: it is marked so, and counted apart from those of the paper."""
+        return self.where.startswith("Ours")
+
+    @property
+    def age(self) -> str:
+        """What is known of the age of the rule, as a sentence, or nothing."""
+        commit = self.rule if self.rule.isalnum() else ""
+        return f"The rule is that of commit {commit}, older than the runs." if commit else self.rule
 
 
 @dataclass(frozen=True)
@@ -101,6 +123,20 @@ class Outcome:
             return "holds"
         return "fails" if self.high < self.test.threshold else "open"
 
+    @property
+    def p(self) -> float:
+        """How likely a mean as large is by chance (Student's t, one-sided) if the true one is the threshold, in [0, 1].
+
+        It is below `LEVEL` exactly if the test holds, above 1 − `LEVEL` if it fails; 1/2 for fewer than two seeds.
+        """
+        distance = self.mean - self.test.threshold
+        if self.seeds < 2:
+            return 0.5
+        if self.high == self.low:
+            return 0.5 - 0.5 * float(np.sign(distance))
+        error = (self.high - self.low) / 2 / stats.t.isf(LEVEL, self.seeds - 1)
+        return float(stats.t.sf(distance / error, self.seeds - 1))
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -111,14 +147,22 @@ class Verdict:
     outcomes: tuple[Outcome, ...] = ()
     violation: float | None = None
     runs: tuple[str, ...] = ()
+    profile: str = ""
+
+    @property
+    def scale(self) -> str:
+        """How far the evidence reaches, as "at laptop scale" or "in a toy"; empty where nothing was measured."""
+        if isinstance(self.claim.evidence, FromDraws):
+            return self.claim.evidence.scale
+        return f"at {self.profile} scale" if self.runs and self.profile else ""
 
 
-def judge(claim: Claim, frame: pd.DataFrame | None = None, complete: bool = False) -> Verdict:
+def judge(claim: Claim, frame: pd.DataFrame | None = None, complete: bool = False, profile: str = "") -> Verdict:
     """The verdict on `claim`.
 
-    `frame` is the paper's frame of the runs, needed for `FromRuns` alone; `complete` says that they are the runs that
-    the evidence asks for, all and no others. Otherwise nothing is decided: to decide as soon as enough seeds agree
-    would be optional stopping.
+    `frame` is the paper's frame of the runs at `profile`, needed for `FromRuns` alone; `complete` says that they are
+    the runs that the evidence asks for, all and no others. Otherwise nothing is decided: to decide as soon as enough
+    seeds agree would be optional stopping.
     """
     evidence = claim.evidence
     if isinstance(evidence, Untestable):
@@ -129,11 +173,46 @@ def judge(claim: Claim, frame: pd.DataFrame | None = None, complete: bool = Fals
     if isinstance(evidence, FromDraws):
         outcomes, runs = tuple(_outcome(test, test.statistic()) for test in evidence.tests), ()
     elif complete:
-        outcomes = tuple(_outcome(test, test.statistic(frame)) for test in evidence.tests)
-        runs = tuple(frame.run.unique())
+        outcomes, runs = measure(claim, frame), tuple(frame.run.unique())
     else:
         return Verdict(claim, UNDECIDED)
-    return Verdict(claim, _status(outcomes, evidence.seeds), outcomes, runs=runs)
+    states = [outcome.state for outcome in outcomes]
+    return Verdict(claim, _status(evidence, outcomes, states), outcomes, runs=runs, profile=profile)
+
+
+def measure(claim: Claim, frame: pd.DataFrame) -> tuple[Outcome, ...]:
+    """What the tests of a claim find in a frame of runs, whichever runs were declared for it."""
+    return tuple(_outcome(test, test.statistic(frame)) for test in claim.evidence.tests)
+
+
+def holm(p: Iterable[float]) -> np.ndarray:
+    """Holm's adjusted p-values, in the order given: those below α are significant together at the level α.
+
+    The k-th smallest of m becomes max_{j ≤ k} min(1, (m − j + 1) p_(j)): the chance of even one error is at most α,
+    however the tests depend on each other (Holm 1979).
+    """
+    p = np.asarray(list(p), dtype=float)
+    order = p.argsort(kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]).clip(max=1)
+    return adjusted
+
+
+def corrected(judged: Iterable[Verdict]) -> list[Verdict]:
+    """The same verdicts with the statuses that Holm's correction leaves, all their tests taken as one family.
+
+    A test then holds if its adjusted p is below `LEVEL`, and fails if that of 1 − p is.
+    """
+    judged = list(judged)
+    p = np.array([outcome.p for v in judged for outcome in v.outcomes])
+    holds, fails = iter(holm(p) < LEVEL), iter(holm(1 - p) < LEVEL)
+    found = []
+    for v in judged:
+        states = ["holds" if next(holds) else "open" for _ in v.outcomes]
+        states = ["fails" if next(fails) else state for state in states]
+        changed = _status(v.claim.evidence, v.outcomes, states) if v.outcomes else v.status
+        found.append(dataclasses.replace(v, status=changed))
+    return found
 
 
 def value(frame: pd.DataFrame, name: str, when: str = "end", **where) -> pd.Series:
@@ -174,6 +253,8 @@ class Row(NamedTuple):
     threshold: float | None = None
     seeds: int | None = None
     state: str | None = None
+    p: float | None = None
+    scale: str = ""
 
     def value(self, digits: int = 3) -> str:
         """Mean and interval with so many significant digits, or nothing."""
@@ -194,7 +275,7 @@ def rows(judged: Iterable[Verdict]) -> list[Row]:
     for v in judged:
         evidence = v.claim.evidence
         found += [
-            Row(v.claim, v.status, o.test.says, o.mean, o.low, o.high, o.test.threshold, o.seeds, o.state)
+            Row(v.claim, v.status, o.test.says, o.mean, o.low, o.high, o.test.threshold, o.seeds, o.state, o.p, v.scale)
             for o in v.outcomes
         ]
         if isinstance(evidence, Counterexample):
@@ -232,12 +313,12 @@ def _outcome(test: Test, values: pd.Series) -> Outcome:
     return Outcome(test, *interval(values), len(values))
 
 
-def _status(outcomes: tuple[Outcome, ...], seeds: int) -> str:
-    if min(outcome.seeds for outcome in outcomes) < seeds:
+def _status(evidence: FromRuns | FromDraws, outcomes: tuple[Outcome, ...], states: list[str]) -> str:
+    """The status of a claim whose tests are in these states, "holds", "fails" or "open"."""
+    if min(outcome.seeds for outcome in outcomes) < evidence.seeds:
         return UNDECIDED
-    states = [outcome.state for outcome in outcomes]
     if all(state == "holds" for state in states):
         return REPRODUCED
     if "holds" in states:
-        return PARTLY
+        return MIXED if "fails" in states else PARTLY
     return NOT_REPRODUCED if "fails" in states else UNDECIDED

@@ -121,7 +121,24 @@ def test_a_role_without_an_answer_is_a_warning_that_names_page_and_expression(ap
 def test_the_scoreboard_counts_every_claim_once(app, judged):
     whole = read(app, "{{ scoreboard }}")
     assert sum(map(int, re.findall(r"</span> (\d+) ", whole))) == sum(map(len, judged.values()))
-    assert read(app, "{{ scoreboard geometry }}") == whole.splitlines()[list(judged).index("geometry")]
+    line = read(app, "{{ scoreboard geometry }}")
+    assert line == whole.splitlines()[list(judged).index("geometry")]
+    theirs, ours = (sum(v.claim.ours is mine for v in judged["geometry"]) for mine in (False, True))
+    assert f"{theirs} claims: " in line and line.count(f"; {ours} of ours: ") == 1
+
+
+def test_a_paper_says_how_many_tests_would_hold_by_chance_and_what_holms_correction_leaves(app, judged):
+    for name, found in judged.items():
+        outcomes = [o for v in found for o in v.outcomes]
+        held = sum(o.state == "holds" for o in outcomes)
+        text = book_pages.chance(found)
+        assert (
+            f"Of {len(outcomes)} tests {held} hold" in text and f"{0.025 * len(outcomes):.1f} would by chance" in text
+        )
+        column = [line.rsplit("|", 2)[1].strip() for line in book_pages.claim_table(app, name, found).splitlines()[2:]]
+        stand = sum(entry == "stands" for entry in column)
+        assert stand == sum(a.status == b.status and bool(a.outcomes) for a, b in zip(found, ledger.corrected(found)))
+        assert f"{stand} of {sum(bool(v.outcomes) for v in found)} verdicts" in text
 
 
 def test_every_claim_has_its_verdict_in_words_and_by_a_mark_and_every_test_its_row(app, judged):
@@ -139,6 +156,7 @@ def test_every_claim_has_its_verdict_in_words_and_by_a_mark_and_every_test_its_r
 def test_a_claim_is_quoted_in_the_words_of_the_ledger(app, judged):
     quoted = read(app, "- {{ verdict fig3-tracks }}")
     assert quoted.startswith(f"- {book_pages.plain(papers.claim('fig3-tracks')[1].says)} <span")
+    assert read(app, "{{ verdict fig1-collapse-late }}").startswith("*Ours:* ")
 
 
 def test_marks_are_those_of_the_ledger_and_tell_verdicts_apart_without_colour():

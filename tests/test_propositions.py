@@ -222,6 +222,12 @@ def test_only_the_true_projection_is_idempotent():
     assert torch.allclose(theory.projection(q), q @ q.T, atol=1e-12)
 
 
+def test_what_the_ledger_measures_of_equation_8_and_of_the_rank():
+    assert max(theory.error_of_equation_8(seed) for seed in range(5)) < 1e-12
+    for directions in (1, 8, 48, 56, 64):
+        assert theory.kept_rank(directions, seed=directions) == min(16, 64 - directions)
+
+
 def test_the_optimum_of_equation_8_does_not_lie_in_the_span_of_the_displacements():
     h = theory.random_features(200, 20, 1)
     basis = torch.linalg.qr(theory.random_features(20, 5, 2)).Q

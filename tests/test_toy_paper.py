@@ -91,6 +91,7 @@ def test_labels_go_from_the_plan_to_the_frame_the_line_and_the_verdict(toy, plan
     verdicts = toy.PAPER.verdicts("laptop")
     assert [v.status for v in verdicts] == ["reproduced", "reproduced", "false as stated", "not testable here"]
     assert set(verdicts[0].runs) == {config.id for config, _ in plan}
+    assert [v.scale for v in verdicts] == ["at laptop scale", "in a toy", "", ""]
 
 
 def test_a_page_tells_means_by_label_as_the_frame_has_them(toy, plan, folder, monkeypatch):
@@ -105,6 +106,20 @@ def test_a_page_tells_means_by_label_as_the_frame_has_them(toy, plan, folder, mo
     assert page.trend("rank", "views") == ("rises" if at_end["unlike"] > at_end["alike"] else "falls")
     assert page.trend("epoch", "views") == "varies"  # the same for both
     assert pages.listed({"alike": 0.125, "unlike": -2}, "+.1f") == "+0.1 (alike), -2.0 (unlike)"
+
+
+def test_a_page_says_the_scale_of_a_toy_and_measures_without_a_verdict(toy, plan, folder, monkeypatch):
+    monkeypatch.setattr("sslbook.pages.page._facts", {})
+    page = pages.Page("toy")
+    assert set(page.verdicts("toy-rank", "toy-draws").data.verdict) == {
+        "reproduced at laptop scale",
+        "reproduced in a toy",
+    }
+    assert page.verdict("toy-rank") == "reproduced" and page.verdict("toy-draws") == "reproduced in a toy"
+    one = pages.Page("toy", seeds=[2])
+    table = one.measured("toy-rank").data
+    assert table["test says"].tolist() == ["open"] and "verdict" not in table and "toy-rank" not in one.judged
+    assert one.facts.precision in ("2 in float32", "2 in bfloat16")
 
 
 def test_the_facts_of_a_copy_are_those_of_its_first_page(toy, plan, folder, monkeypatch):

@@ -5,9 +5,9 @@ there stand in the place of the `{eval}` roles in its text. Elsewhere
 
 - `{{ executed notebooks }}` becomes the table of executed copies,
 - `{{ figure notebooks/a/b#name }}` the figure that `plotting.show` displayed under that name in an executed copy,
-- `{{ scoreboard }}` the number of claims by verdict, decided by the finished runs of the profile; of one paper with
-  its name, as in `{{ scoreboard geometry }}`,
-- `{{ verdicts }}` the tables of claims and of the tests and runs that decide them,
+- `{{ scoreboard }}` the number of claims by verdict, decided by the finished runs of the profile, statements of ours
+  apart; of one paper with its name, as in `{{ scoreboard geometry }}`,
+- `{{ verdicts }}` the tables of claims and of the tests and runs that decide them, and what chance alone would do,
 - `{{ verdict id }}` a claim and its verdict,
 - `{{ evidence id }}` what was measured for a claim, at what scale, and the commands that could refute it,
 - `{{ training figure }}` the explorer of the runs behind a figure of the geometry paper, epoch by epoch,
@@ -37,6 +37,7 @@ LOGGER = logging.getLogger(__name__)
 MARKS = {
     "reproduced": ("✔", "success"),
     "partly": ("◐", "info"),
+    "mixed": ("±", "info"),
     "not reproduced": ("✘", "danger"),
     "false as stated": ("≠", "warning"),
     "not decided": ("?", "muted"),
@@ -206,7 +207,8 @@ def badge(status, text):
 def verdict(app, id):
     """A claim in our words, and its verdict."""
     v = next(v for found in judged().values() for v in found if v.claim.id == id)
-    return f"{plain(v.claim.says)} {badge(v.status, v.status)}"
+    mine = "*Ours:* " if v.claim.ours else ""
+    return f"{mine}{plain(v.claim.says)} {badge(v.status, v.status)} {v.scale}".strip()
 
 
 def evidence(app, id):
@@ -253,14 +255,20 @@ def training(app, figure):
 
 
 def scoreboard(app, only):
-    """The number of claims by verdict, an item for each paper, or for one."""
+    """The number of claims by verdict, an item for each paper, or for one; those of ours are counted apart."""
     items = []
     for paper, found in judged().items():
-        counts = Counter(v.status for v in found)
-        badges = " ".join(badge(status, f"{counts[status]} {status}") for status in MARKS if counts[status])
+        theirs, ours = ([v for v in found if v.claim.ours is mine] for mine in (False, True))
+        score = f"{len(theirs)} claims: {badges(theirs)}" + f"; {len(ours)} of ours: {badges(ours)}" * bool(ours)
         if only in (None, paper):
-            items.append(f"- {link(app, f'book/{folder(paper)}', title(paper))}, {len(found)} claims: {badges}")
+            items.append(f"- {link(app, f'book/{folder(paper)}', title(paper))}, {score}")
     return "\n".join(items)
+
+
+def badges(found):
+    """How many of these verdicts are of each kind."""
+    counts = Counter(v.status for v in found)
+    return " ".join(badge(status, f"{counts[status]} {status}") for status in MARKS if counts[status])
 
 
 def folder(paper):
@@ -280,31 +288,62 @@ def verdicts(app, _):
     """For each paper the claims with their verdicts, the tests behind them, and the runs behind these."""
     tests = "### The tests behind the verdicts"
     parts = (
-        (f"## {title(paper)}", claim_table(app, paper, found), tests, test_table(found), run_list(paper, found))
+        (
+            f"## {title(paper)}",
+            chance(found),
+            claim_table(app, paper, found),
+            tests,
+            test_table(found),
+            run_list(paper, found),
+        )
         for paper, found in judged().items()
     )
     return "\n\n".join(map("\n\n".join, parts))
 
 
+def chance(found):
+    """How many of a paper's tests would hold by chance, and what Holm's correction leaves."""
+    ledger = library("ledger")
+    outcomes = [outcome for v in found for outcome in v.outcomes]
+    held = [outcome.state for outcome in outcomes].count("holds")
+    left = sum(ledger.holm(outcome.p for outcome in outcomes) < ledger.LEVEL)
+    tested = [(v.status, changed.status) for v, changed in zip(found, ledger.corrected(found)) if v.outcomes]
+    return (
+        f"Of {len(outcomes)} tests {held} hold; if no test had anything to find, "
+        f"{ledger.LEVEL * len(outcomes):.1f} would by chance. After Holm's correction over these tests {left} still "
+        f"hold, and {sum(old == new for old, new in tested)} of {len(tested)} verdicts that rest on tests stand."
+    )
+
+
 def claim_table(app, paper, found):
-    lines = ["| Claim | Verdict | Value | Runs |", "|---|---|---|---|"]
-    for v in found:
-        first = library("ledger").rows([v])[0]
+    ledger = library("ledger")
+    lines = ["| Claim | Verdict | Value | Runs | After Holm |", "|---|---|---|---|---|"]
+    for v, changed in zip(found, ledger.corrected(found)):
+        first = ledger.rows([v])[0]
         where = link(app, f"notebooks/{folder(paper)}/{v.claim.page}", v.claim.where)
         value = f"{true_minus(first.value())}; must exceed {true_minus(first.limit())}" if first.value() else ""
+        after = "stands" if changed.status == v.status else changed.status
+        says = f"{plain(v.claim.says)} ({where}) `{v.claim.id}`"
         lines.append(
-            f"| {plain(v.claim.says)} ({where}) `{v.claim.id}` | {badge(v.status, f'<strong>{v.status}</strong>')} "
-            f"| {value} | {len(v.runs) or ''} |"
+            f"| {says} | {badge(v.status, f'<strong>{v.status}</strong>')} {v.scale} "
+            f"{f'<small>{v.claim.age}</small>' if v.claim.age else ''} "
+            f"| {value} | {len(v.runs) or ''} | {after if v.outcomes else ''} |"
         )
     return "\n".join(lines)
 
 
 def test_table(found):
-    lines = ["| Claim | Test | Mean (95 % interval) | Must exceed | Seeds | State |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| Claim | Test | Mean (95 % interval) | Must exceed | Seeds | State | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in library("ledger").rows(found):
         value, limit = true_minus(row.value()), true_minus(row.limit())
         about = plain(row.test if row.value() else f"none: {row.test}")
-        lines.append(f"| `{row.claim.id}` | {about} | {value} | {limit} | {row.seeds or ''} | {row.state or ''} |")
+        p = "" if row.p is None else f"{row.p:.2g}"
+        lines.append(
+            f"| `{row.claim.id}` | {about} | {value} | {limit} | {row.seeds or ''} | {row.state or ''} | {p} |"
+        )
     return "\n".join(lines)
 
 

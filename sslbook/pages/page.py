@@ -143,8 +143,19 @@ class Page:
         return self.paper.judge(claim, self.found, self.profile).status
 
     def verdict(self, id: str) -> str:
-        """The verdict on a claim that the page judges, as a sentence has it: "partly reproduced" for "partly"."""
-        return self.status(id).replace(ledger.PARTLY, "partly reproduced")
+        """The verdict on a claim that the page judges, as a sentence has it: "partly reproduced in a toy".
+
+        The scale is said of toys alone: that of the runs stands at the head of the page.
+        """
+        words = {ledger.PARTLY: "partly reproduced", ledger.MIXED: "mixed (one test holds, another fails)"}
+        status = self.status(id)
+        scale = "" if self.judged[id].runs else self.judged[id].scale
+        return f"{words.get(status, status)} {scale}".strip()
+
+    def measured(self, *ids: str):
+        """What the tests of claims find on the page's runs, whichever runs were declared for them: no verdicts."""
+        claims = [self.claim(id) for id in ids]
+        return styled([Verdict(claim, None, ledger.measure(claim, self.frame)) for claim in claims])
 
     def means(self, by: str, when: str = "end") -> pd.DataFrame:
         """The mean of every column of the frame at one of the `moments`: a row for each value of the label `by`."""
@@ -260,7 +271,7 @@ def styled(judged: Iterable[Verdict]):
             "seeds": [row.seeds for row in rows],
             "must exceed": [row.limit().replace("-", "−") or None for row in rows],
             "test says": [row.state for row in rows],
-            "verdict": [row.status for row in rows],
+            "verdict": [f"{row.status} {row.scale}".strip() if row.status else None for row in rows],
         },
         dtype=object,
     )

@@ -170,7 +170,7 @@ class Paper:
             return ledger.judge(claim)
         declared = {config.id for config, _ in self.plan(claim.evidence.figure, profile)}
         complete = {run.config.id for run, _ in found} == declared
-        return ledger.judge(claim, self.frame(found) if complete and frame is None else frame, complete)
+        return ledger.judge(claim, self.frame(found) if complete and frame is None else frame, complete, profile)
 
     def verdicts(
         self,

@@ -9,13 +9,14 @@ from sslbook.papers.paper import Finished
 
 
 class Facts(NamedTuple):
-    """The line under a figure, data set, seeds, scale, and seconds of training."""
+    """The line under a figure, data set, seeds, scale, seconds of training, and the precision of the runs in words."""
 
     line: str
     data: str
     seeds: list[int]
     scale: str
     seconds: float
+    precision: str
 
 
 def facts(found: list[Finished], profile: str) -> Facts:
@@ -37,7 +38,8 @@ def facts(found: list[Finished], profile: str) -> Facts:
         f"{scale} · runs: {kinds} · {' and '.join(hardware)} · commit {', '.join(commits)} · "
         f"{seconds / 60:.1f} min of training"
     )
-    return Facts(line, ", ".join(sets), seeds, scale, seconds)
+    precision = " and ".join(f"{n} in {name}" for name, n in Counter(facts["precision"] for facts in made).items())
+    return Facts(line, ", ".join(sets), seeds, scale, seconds, precision)
 
 
 def _scale(config: Config) -> str:

@@ -39,7 +39,7 @@ export default explorer({
     const ends = seen.flat().flatMap(([mean, deviation]) => [mean - deviation, mean + deviation]);
     const [low, high] = [Math.min(...ends), Math.max(...ends)];
     const margin = 0.06 * (high - low || 1);
-    const right = axes({ ...panel, top: 24, x: [epochs[0], epochs.at(-1)], y: [low - margin, high + margin],
+    const right = axes({ ...panel, top: 24, x: [epochs[0], epochs.at(-1)], y: [Math.min(0, low - margin), high + margin],
       xlabel: "epoch", ylabel: "mean over the seeds" });
 
     const path = (points) => `M${points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}`;

@@ -113,5 +113,6 @@ class TrainingScrubbed(Explorer):
             mean, deviation = self._measures[MEASURES[self.measure]][:, i].T
             right.plot(self._epochs, mean, **line)
             right.fill_between(self._epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+        right.set_ylim(bottom=0)
         left.legend()
         return figure

@@ -334,10 +334,13 @@ def not_a_projection() -> float:
     return float((square @ square - square).norm() / square.norm())
 
 
-def scale_of_equation_8() -> float:
-    """By how much Eq. 8 changes when W is doubled, which leaves the loss as it is."""
-    w, h, delta = (random_features(*shape, seed=s) for s, shape in enumerate([(32, 8), (100, 32), (100, 32)]))
-    return abs(float(equation_8(2 * w, h, delta, 2.0) / equation_8(w, h, delta, 2.0)) - 1)
+def error_of_equation_8(seed: int = 0) -> float:
+    """|Eq. 8 − L_Upper| at β = 2 for random features scaled to ‖Wᵀh‖ = 1, the assumption under which it is printed."""
+    w, h = random_features(32, 8, seed), random_features(200, 32, seed + 100)
+    h1, h2 = (h / (h @ w).norm(dim=1, keepdim=True)).split(100)
+    bound = losses.info_nce_upper_bound(h1 @ w, h2 @ w, beta=2.0)
+    printed = equation_8(w, h1, h2 - torch.cat([h1, h2])[bound.nearest], 2.0) + math.log(198)
+    return float((printed - bound.total).abs())
 
 
 def bound_at_negative_beta() -> float:
@@ -346,7 +349,7 @@ def bound_at_negative_beta() -> float:
     return -float(bound_gap(z1, z2, beta=-2.0)[0].min())
 
 
-def full_rank_despite_augmentations() -> float:
-    """Rank kept by a 512→128 projector that is exactly invariant to 384 augmented directions, less 127."""
-    v = random_features(384, 512)
-    return float(torch.linalg.matrix_rank(invariant_projector(v, 128))) - 127
+def kept_rank(directions: int, seed: int = 0, dim: int = 64, width: int = 16) -> int:
+    """The largest rank of a projector (dim, width) that maps so many random directions to zero (Prop. 4.2)."""
+    w = invariant_projector(random_features(directions, dim, seed), width, seed)
+    return int(torch.linalg.matrix_rank(w))

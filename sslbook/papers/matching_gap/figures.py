@@ -62,7 +62,7 @@ def by_policy(page, column: str, title: str, keep: int, loc):
     figure, (panels,) = page.grid(1, len(POLICIES), figsize=(8.6, 3.4))
     for ax, policy in zip(panels, POLICIES, strict=True):
         part = page.frame[page.frame.policy == policy]
-        page.draw(column, "loss", frame=part, ax=ax, title=policy, ylabel=title)
+        page.draw(column, "loss", frame=part, ax=ax, title=policy, ylabel=title, ylim=(0, None))
     legend(panels, keep, loc)
     return figure
 
