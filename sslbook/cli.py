@@ -159,7 +159,7 @@ def _verdicts(options) -> int:
             print(f"{verdict.claim.id} ({verdict.claim.where}): {verdict_and_scale}", flush=True)
             for row in ledger.rows([verdict]):
                 value = f": {row.value(4)}" if row.mean is not None else ""
-                over = f" over {row.seeds} seeds, must exceed {row.limit(6)}: {row.state}" if row.seeds else ""
+                over = f" over {row.seeds} {row.unit}, must exceed {row.limit(6)}: {row.state}" if row.seeds else ""
                 print(f"    {row.test}{value}{over}")
             if verdict.claim.age:
                 print(f"    {verdict.claim.age}")

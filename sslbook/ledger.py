@@ -34,12 +34,14 @@ LEVEL = 0.025
 class Test:
     """`statistic` gives a number for each seed, indexed by seed; the test asks whether their mean exceeds `threshold`.
 
-    In `FromRuns` it is called with the frame of the runs, in `FromDraws` with nothing. `says` describes it.
+    In `FromRuns` it is called with the frame of the runs, in `FromDraws` with nothing. `says` describes it. Where the
+    numbers are not those of seeds, `unit` says of what, as "methods".
     """
 
     says: str
     statistic: Callable[..., pd.Series]
     threshold: float = 0.0
+    unit: str = "seeds"
 
     __test__ = False
 
@@ -255,6 +257,7 @@ class Row(NamedTuple):
     state: str | None = None
     p: float | None = None
     scale: str = ""
+    unit: str = "seeds"
 
     def value(self, digits: int = 3) -> str:
         """Mean and interval with so many significant digits, or nothing."""
@@ -275,8 +278,8 @@ def rows(judged: Iterable[Verdict]) -> list[Row]:
     for v in judged:
         evidence = v.claim.evidence
         found += [
-            Row(v.claim, v.status, o.test.says, o.mean, o.low, o.high, o.test.threshold, o.seeds, o.state, o.p, v.scale)
-            for o in v.outcomes
+            Row(v.claim, v.status, t.says, o.mean, o.low, o.high, t.threshold, o.seeds, o.state, o.p, v.scale, t.unit)
+            for o, t in ((outcome, outcome.test) for outcome in v.outcomes)
         ]
         if isinstance(evidence, Counterexample):
             about = "violation by the counter-example"

@@ -216,7 +216,7 @@ def evidence(app, id):
     name, v = next((name, v) for name, found in judged().items() for v in found if v.claim.id == id)
     rows = library("ledger").rows([v])
     if v.outcomes:
-        lines = [f"| {plain(row.test)} | {true_minus(row.value())} | {row.seeds} seeds |" for row in rows]
+        lines = [f"| {plain(row.test)} | {true_minus(row.value())} | {row.seeds} {row.unit} |" for row in rows]
         found = "\n".join(["| Measured | Mean (95 % interval) | Over |", "|---|---|---|", *lines]) + "\n\n"
     else:
         found = f"*Measured:* {': '.join(filter(None, (plain(rows[0].test), rows[0].value())))}. "
@@ -334,16 +334,15 @@ def claim_table(app, paper, found):
 
 def test_table(found):
     lines = [
-        "| Claim | Test | Mean (95 % interval) | Must exceed | Seeds | State | p |",
+        "| Claim | Test | Mean (95 % interval) | Must exceed | Over | State | p |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in library("ledger").rows(found):
         value, limit = true_minus(row.value()), true_minus(row.limit())
         about = plain(row.test if row.value() else f"none: {row.test}")
         p = "" if row.p is None else f"{row.p:.2g}"
-        lines.append(
-            f"| `{row.claim.id}` | {about} | {value} | {limit} | {row.seeds or ''} | {row.state or ''} | {p} |"
-        )
+        over = f"{row.seeds} {row.unit}" if row.seeds else ""
+        lines.append(f"| `{row.claim.id}` | {about} | {value} | {limit} | {over} | {row.state or ''} | {p} |")
     return "\n".join(lines)
 
 

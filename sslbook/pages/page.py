@@ -268,7 +268,7 @@ def styled(judged: Iterable[Verdict]):
             "claim": [row.claim.id for row in rows],
             "test": [row.test for row in rows],
             "mean (95 %)": [row.value().replace("-", "−") or None for row in rows],
-            "seeds": [row.seeds for row in rows],
+            "over": [row.seeds and f"{row.seeds} {row.unit}" for row in rows],
             "must exceed": [row.limit().replace("-", "−") or None for row in rows],
             "test says": [row.state for row in rows],
             "verdict": [f"{row.status} {row.scale}".strip() if row.status else None for row in rows],

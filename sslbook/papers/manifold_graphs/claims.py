@@ -89,9 +89,8 @@ def transferred(table: pd.DataFrame) -> np.ndarray:
     return statistics.standardised(table[[name for name in table if name.startswith("linear_")]]).mean(1)
 
 
-_neighbourhoods, _metrics, _paradigm, _transfer = (
-    functools.partial(Claim, page) for page in ("neighbourhoods", "three-metrics", "paradigm", "transfer")
-)
+_neighbourhoods, _metrics = (functools.partial(Claim, page) for page in ("neighbourhoods", "three-metrics"))
+_paradigm, _transfer = (functools.partial(Claim, page, rule="0d6014b") for page in ("paradigm", "transfer"))
 
 CLAIMS = (
     _paradigm(
@@ -103,6 +102,7 @@ CLAIMS = (
                 Test(
                     f"0.5 less the share of the geometry's variance between paradigms, {policy} views",
                     functools.partial(_not_between, policy),
+                    unit="methods",
                 )
                 for policy in POLICIES
             )
@@ -117,6 +117,7 @@ CLAIMS = (
                 Test(
                     "squared error out of sample, mean of the others minus geometry",
                     functools.partial(_gain, None),
+                    unit="methods",
                 ),
             )
         ),
@@ -130,6 +131,7 @@ CLAIMS = (
                 Test(
                     "squared error out of sample, 20-NN accuracy minus geometry",
                     functools.partial(_gain, "knn"),
+                    unit="methods",
                 ),
             )
         ),
