@@ -212,8 +212,10 @@ def test_a_finding_without_runs_says_so(app, monkeypatch):
     paper, claim = papers.claim("fig1-collapse")
     monkeypatch.setattr(book_pages, "judged", lambda: {paper.name: [ledger.Verdict(claim, ledger.UNDECIDED)]})
     monkeypatch.setattr(book_pages, "scale", lambda: "paper")
+    monkeypatch.setattr(papers.Paper, "find", lambda self, planned: [])
     shown = read(app, "{{ evidence fig1-collapse }}")
-    assert shown.startswith("*Measured:* no runs at this scale. *Scale:*") and "profile paper, without runs" in shown
+    assert f"; of {len(paper.plan('main', 'paper'))} declared runs 0 are there." in shown
+    assert "*Scale:* profile paper." in shown
 
 
 def test_the_explorer_of_training_is_alive_on_a_page_that_is_no_notebook(app):

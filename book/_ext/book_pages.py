@@ -214,24 +214,22 @@ def verdict(app, id):
 def evidence(app, id):
     """What the tests of a claim found, over how many seeds, at what scale, and how to find it otherwise."""
     name, v = next((name, v) for name, found in judged().items() for v in found if v.claim.id == id)
-    rows = library("ledger").rows([v])
+    papers, rows = library("papers"), library("ledger").rows([v])
+    page, again = f"notebooks/{folder(name)}/{v.claim.page}", f"`sslbook verdicts {id}`"
+    found = f"*Measured:* {': '.join(filter(None, (plain(rows[0].test), rows[0].value())))}."
+    about = f"*Scale:* no training; {again} computes it again."
+    figure = getattr(v.claim.evidence, "figure", None)
+    if figure is not None:
+        planned = papers.paper(name).plan(figure, scale())
+        there, last = papers.paper(name).find(planned), max(config.seed for config, _ in planned)
+        found = f"*Measured:* nothing that decides; of {len(planned)} declared runs {len(there)} are there."
+        fresh = f"`sslbook notebook {page}.ipynb -p seeds '{list(range(last + 1, last + 4))}'`"
+        at = plain(papers.facts(there, scale()).scale if there else f"profile {scale()}")
+        about = f"*Scale:* {at}. *To refute it:* {again} measures these runs again; {fresh} trains fresh seeds."
     if v.outcomes:
         lines = [f"| {plain(row.test)} | {true_minus(row.value())} | {row.seeds} {row.unit} |" for row in rows]
-        found = "\n".join(["| Measured | Mean (95 % interval) | Over |", "|---|---|---|", *lines]) + "\n\n"
-    else:
-        found = f"*Measured:* {': '.join(filter(None, (plain(rows[0].test), rows[0].value())))}. "
-    page, again = f"notebooks/{folder(name)}/{v.claim.page}", f"`sslbook verdicts {id}`"
-    figure = getattr(v.claim.evidence, "figure", None)
-    if figure is None:
-        about = f"*Scale:* no training; {again} computes it again."
-    else:
-        paper, papers = library("papers").paper(name), library("papers")
-        planned = paper.plan(figure, scale())
-        there, last = paper.find(planned), max(config.seed for config, _ in planned)
-        at = papers.facts(there, scale()).scale if there else f"profile {scale()}, without runs"
-        fresh = f"`sslbook notebook {page}.ipynb -p seeds '{list(range(last + 1, last + 4))}'`"
-        about = f"*Scale:* {plain(at)}. *To refute it:* {again} measures these runs again; {fresh} trains fresh seeds."
-    return f"{found}{about} *Page:* {link(app, page, v.claim.page)}."
+        found = "\n".join(["| Measured | Mean (95 % interval) | Over |", "|---|---|---|", *lines, ""])
+    return f"{found}\n{about} *Page:* {link(app, page, '') or v.claim.page}."
 
 
 def training(app, figure):
