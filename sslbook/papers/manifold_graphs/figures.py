@@ -71,8 +71,10 @@ def embedding(page, table: pd.DataFrame, columns, ax) -> np.ndarray:
     for (paradigm, policy), rows in table.groupby(["paradigm", "policy"], sort=False).indices.items():
         looks = {"color": page.paper.colours[paradigm], "marker": _MARKS[policy]}
         ax.scatter(*at[rows].T, s=40, label=f"{paradigm}, {policy}", **looks)
-    for place, method in zip(at, table.method, strict=True):
-        ax.annotate(method, place, fontsize=7, xytext=(3, 3), textcoords="offset points")
+    size = np.ptp(at, axis=0)
+    for i, (place, method) in enumerate(zip(at, table.method, strict=True)):
+        near = (np.abs(at[:i] - place) < 0.05 * size).all(1).any()  # two names would lie on each other
+        ax.annotate(method, place, fontsize=7, xytext=(3, -9 if near else 3), textcoords="offset points")
     return values[:2] ** 2 / (values**2).sum()
 
 
