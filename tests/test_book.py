@@ -179,7 +179,7 @@ def seen(site, address, browser):
         found[name] = {"unnamed": page.evaluate(UNNAMED), "wrong": page.locator(WRONG).count()}
         for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
             page.emulate_media(color_scheme=scheme)
-            found[name][f"theme when {scheme}"] = page.evaluate("document.documentElement.dataset.theme")
+            page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
             found[name][scheme] = Axe().run(page, article, {"preload": False} | rules).response
         page.set_viewport_size({"width": 390, "height": 800})
         found[name] |= {"width": page.evaluate("document.documentElement.scrollWidth"), "wide": page.evaluate(WIDE)}
@@ -204,7 +204,7 @@ def test_pages_in_the_browser(seen, address):
 def test_pages_break_no_rule_of_accessibility(seen, scheme):
     broken = {}
     for name, page in seen[0].items():
-        assert page[f"theme when {scheme}"] == scheme and page[scheme]["passes"], name
+        assert page[scheme]["passes"], name
         rules = page[scheme]["violations"]
         broken |= {(name, rule["id"]): [node["html"] for node in rule["nodes"]] for rule in rules}
     assert not broken
