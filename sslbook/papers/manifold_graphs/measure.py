@@ -145,7 +145,7 @@ def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
     that of the images themselves. `transfer`: the mean of `linear_…` over the sets. Images without tangents have no
     affinity and are left out of it; where no image has one the mean is NaN.
     """
-    row = {name: float(values) for name, values in arrays.items() if values.ndim == 0}
+    row = {name: float(arrays[name]) for name in sorted(arrays) if arrays[name].ndim == 0}
     for name in ("count", "diameter", "dimension", "affinity", "affinity_nearest", "affinity_random"):
         values = arrays[name][~arrays[name].isnan()].double()
         row |= {name: float(values.mean()), f"{name}_deviation": float(values.std(correction=0))}
