@@ -1,8 +1,6 @@
 """Laws behind the pages on manifold graphs: manifolds with a known truth, and what neighbourhoods on them fulfil."""
 
 import math
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +8,8 @@ import torch
 from scipy.linalg import subspace_angles
 
 from sslbook import ledger, metrics
-from sslbook.papers.manifold_graphs import PAPER, claims, geometry, row, theory
+from sslbook.ledger import FromRuns
+from sslbook.papers.manifold_graphs import PAPER, claims, geometry, theory
 from sslbook.tensors import unit
 
 
@@ -150,45 +149,24 @@ def test_the_diameter_shrinks_as_a_dimension_says():
         assert math.log(large / small) / math.log(16) == pytest.approx(-1 / theory.MANIFOLDS[name], abs=0.08)
 
 
-def test_the_geometry_of_features_is_that_of_their_directions_and_its_row_leaves_out_what_has_none():
+def test_the_geometry_of_features_is_that_of_their_directions():
     x = normal(150, 12)
     values, scaled = geometry(x, k=20), geometry(3 * x * (1 + torch.rand(150, 1)), k=20)
     for name, of_x in values.items():
         torch.testing.assert_close(scaled[name].double(), of_x.double(), atol=1e-6, rtol=0)
     assert all(of_x.shape == (150,) for of_x in values.values())
-    means = row(None, {"affinity": torch.tensor([0.5, torch.nan, 0.7]), "count": torch.tensor([2, 4])})
-    assert means == pytest.approx({"affinity": 0.6, "affinity_deviation": 0.1, "count": 3, "count_deviation": 1})
     with pytest.raises(ValueError, match="k is 150"):
         geometry(x, k=150)
 
 
-def test_the_claims_that_need_models_are_not_decided_and_the_others_are():
-    judged = {verdict.claim.id: verdict for verdict in PAPER.verdicts("laptop")}
-    assert PAPER.plan("main", "laptop") == PAPER.plan("main", "paper") == []
-    for id in ("graphs-paradigm", "graphs-transfer"):
-        (only,) = ledger.rows([judged.pop(id)])
-        assert (only.status, only.test) == (ledger.UNDECIDED, "no runs at this scale")
-    assert all(verdict.status != ledger.UNDECIDED for verdict in judged.values())
-    assert all(outcome.seeds == 5 for verdict in judged.values() for outcome in verdict.outcomes)
+def test_claims_on_models_have_a_number_for_each_method_and_those_on_toys_for_five_draws():
+    for verdict in PAPER.verdicts("laptop"):
+        of_models = isinstance(verdict.claim.evidence, FromRuns)
+        assert {outcome.test.unit for outcome in verdict.outcomes} == {"methods" if of_models else "seeds"}
+        assert {outcome.seeds for outcome in verdict.outcomes} == {10 if of_models else 5}
+        assert of_models or verdict.status != ledger.UNDECIDED
 
 
 def test_noise_of_the_claim_is_the_one_that_reverses_the_order():
     clean, noisy = PAPER.verdicts("laptop", "graphs-dimension")[0].outcomes
     assert (clean.state, noisy.state) == ("holds", "fails") and claims.NOISE == 0.05
-
-
-def test_a_run_is_measured_at_each_kept_epoch(monkeypatch):
-    features = {"images": normal(80, 8)}
-    images = SimpleNamespace(images=torch.zeros(2000, 1))
-    asked = []
-    module = sys.modules[PAPER.measure.__module__]  # the package's name for it is that of the function
-    monkeypatch.setattr(module, "held_out", lambda config: images)
-
-    def observe(run, images, device):
-        asked.append(images["images"])
-        yield from ((epoch, None, features) for epoch in (0, 8))
-
-    monkeypatch.setattr(module, "observe", observe)
-    epochs = list(PAPER.measure(SimpleNamespace(config=None)))
-    assert len(epochs) == 2 and len(asked[0]) == 1000
-    torch.testing.assert_close(epochs[0]["count"], geometry(features["images"])["count"])

@@ -8,7 +8,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sslbook.models import CHECKPOINTS
-from sslbook.papers.manifold_graphs.published import FINE_TUNED, PENALTIES, by_chance, left_out
+from sslbook.papers.manifold_graphs.published import FINE_TUNED, by_chance, left_out
+from sslbook.papers.manifold_graphs.statistics import PENALTIES
 
 
 def trials(b=3, n=8, p=3, t=2, seed=0):

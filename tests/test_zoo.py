@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sslbook import metrics
+from sslbook import ledger
 from sslbook.papers.manifold_graphs import (
     BINARY,
     FAMILIES,
@@ -22,7 +22,6 @@ from sslbook.papers.manifold_graphs import (
 )
 from sslbook.papers.manifold_graphs.measure import whitened_cosine
 
-RANDOM = np.random.default_rng(0)
 LABELS = np.repeat(["a", "b", "c"], (3, 4, 3))
 
 
@@ -53,11 +52,12 @@ def test_every_paradigm_has_at_least_three_methods_at_scale_and_two_at_smoke():
 
 
 def test_the_share_between_groups_is_one_for_points_zero_by_chance_and_the_adjusted_r2_of_a_linear_model():
+    random = np.random.default_rng(0)
     x = np.eye(3)[np.repeat([0, 1, 2], (3, 4, 3))]
     assert statistics.share_between(x, LABELS) == pytest.approx(1)
-    draws = [statistics.share_between(RANDOM.normal(size=(10, 6)), LABELS) for _ in range(400)]
+    draws = [statistics.share_between(random.normal(size=(10, 6)), LABELS) for _ in range(400)]
     assert abs(np.mean(draws)) < 0.02
-    y = RANDOM.normal(size=10)
+    y = random.normal(size=10)
     design = np.stack([name == LABELS for name in "abc"], 1).astype(float)
     residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     r2 = 1 - (residual**2).sum() / ((y - y.mean()) ** 2).sum()
@@ -78,7 +78,8 @@ def test_a_permutation_p_is_that_of_all_orders():
 
 
 def test_pseudo_values_of_a_mean_are_the_values_and_those_of_a_variance_have_no_bias():
-    y = RANDOM.normal(size=12)
+    random = np.random.default_rng(0)
+    y = random.normal(size=12)
     assert statistics.jackknife(lambda i: y[i].mean(), 12) == pytest.approx(y)
     assert statistics.jackknife(lambda i: y[i].var(), 12).mean() == pytest.approx(y.var(ddof=1))
 
@@ -96,7 +97,8 @@ def test_the_adjusted_rand_index_against_counting_pairs():
 
 
 def test_a_prediction_never_sees_the_group_that_it_predicts():
-    x, y, groups = RANDOM.normal(size=(12, 3)), RANDOM.normal(size=12), np.repeat(np.arange(6), 2)
+    random = np.random.default_rng(0)
+    x, y, groups = random.normal(size=(12, 3)), random.normal(size=12), np.repeat(np.arange(6), 2)
     found = statistics.predicted(x, y, groups)
     for group in range(6):
         changed = y.copy()
@@ -107,10 +109,11 @@ def test_a_prediction_never_sees_the_group_that_it_predicts():
 
 
 def test_what_is_linear_is_predicted_and_noise_is_not_though_it_fits_in_sample():
-    groups, x = np.arange(30), RANDOM.normal(size=(30, 4))
+    random = np.random.default_rng(0)
+    groups, x = np.arange(30), random.normal(size=(30, 4))
     y = x @ [1.0, -2.0, 0.5, 0.0]
     assert statistics.skill(statistics.predicted(x, y, groups), y, groups) > 0.99
-    noise = RANDOM.normal(size=(30, 40))
+    noise = random.normal(size=(30, 40))
     assert statistics.skill(statistics.predicted(noise, y, groups), y, groups) < 0.3
     assert statistics.in_sample(noise, y) > 0.95
     assert statistics.skill(statistics.predicted_mean(y, groups), y, groups) == 0
@@ -119,7 +122,8 @@ def test_what_is_linear_is_predicted_and_noise_is_not_though_it_fits_in_sample()
 
 
 def test_the_mean_of_the_others_ranks_models_backwards():
-    y = RANDOM.normal(size=8)
+    random = np.random.default_rng(0)
+    y = random.normal(size=8)
     assert (statistics.predicted_mean(y, range(8)).argsort() == (-y).argsort()).all()
 
 
@@ -142,6 +146,11 @@ def test_views_of_a_family_are_of_the_images_and_in_range(family):
         assert len({tuple(view.flatten().tolist()) for view in views}) == 6
 
 
+def test_another_family_is_refused():
+    with pytest.raises(ValueError, match="The family is 'shear'; allowed are 'crop'"):
+        augmented(pixels(1), "shear", 2)
+
+
 def test_a_flip_mirrors_a_gray_view_has_one_value_and_a_translation_moves_by_whole_pixels():
     images = pixels(2)
     assert (augmented(images, "flip", 2)[1] == images.flip(3) / 255).all()
@@ -150,8 +159,10 @@ def test_a_flip_mirrors_a_gray_view_has_one_value_and_a_translation_moves_by_who
     moved = augmented(images, "translation", 40, seed=3)[:, 0]
     inner = images[0, :, 8:24, 8:24] / 255
     shifts = [(i, j) for i in range(4, 13) for j in range(4, 13)]
-    for view in moved:
-        assert sum(bool((view[:, i : i + 16, j : j + 16] == inner).all()) for i, j in shifts) == 1
+    found = [[(i, j) for i, j in shifts if (view[:, i : i + 16, j : j + 16] == inner).all()] for view in moved]
+    assert [len(places) for places in found] == 40 * [1] and len({places[0] for places in found}) == 40
+    with pytest.raises(ValueError, match="82 translations are asked for; there are 81"):
+        augmented(images, "translation", 82)
 
 
 def test_the_whitened_cosine_is_one_without_change_and_does_not_depend_on_a_linear_map():
@@ -185,8 +196,6 @@ def drawn_frame(effect: float, useful: bool) -> pd.DataFrame:
 
 
 def status(id: str, frame: pd.DataFrame) -> str:
-    from sslbook import ledger
-
     return ledger.judge(PAPER.claim(id), frame, complete=True).status
 
 
@@ -226,8 +235,13 @@ def test_a_run_is_measured_by_the_metrics_themselves(measured):
     assert row["diameter_flip"] == pytest.approx(
         float(at["view_diameter"][FAMILIES.index("flip")].mean()) / float(at["diameter"].mean()), rel=1e-5
     )
-    centred = at["components"] - at["components"].mean(0)
-    assert metrics.cka(at["components"], centred) == pytest.approx(1, abs=1e-4)
+    components = at["components"].double()
+    gram = components.T @ components
+    assert components.mean(0).abs().max() < 1e-4 and (gram.diagonal().diff() <= 1e-6).all()
+    assert (gram - gram.diagonal().diag()).abs().max() < 1e-4 * gram.diagonal().max()
     near = at["near"].long()
     assert near.max() < len(near) and not (near == torch.arange(len(near))[:, None]).any()
     assert sum(values.numel() for values in arrays.values()) * 4 < 300_000
+    at["affinity"][0] = torch.nan
+    rest, row = at["affinity"][1:][~at["affinity"][1:].isnan()].double(), PAPER.row(run.config, at)
+    assert (row["affinity"], row["affinity_deviation"]) == pytest.approx((rest.mean(), rest.std(correction=0)))

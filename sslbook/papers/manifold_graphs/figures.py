@@ -89,11 +89,12 @@ def alike(page, policy: str) -> tuple[dict[str, pd.DataFrame], float]:
         if labels["policy"] == policy:
             chosen.setdefault(labels["method"], {k: v[-1] for k, v in page.paper.arrays(run).items() if v.ndim > 1})
     found = {name: pd.DataFrame(1.0, list(chosen), list(chosen)) for name in ("CKA", "neighbours")}
+    images = len(next(iter(chosen.values()))["near"])
     for (one, a), (two, b) in itertools.combinations(chosen.items(), 2):
         shared = (a["near"][:, :, None] == b["near"][:, None]).any(2).double().mean()
         for name, value in (("CKA", metrics.cka(a["components"], b["components"])), ("neighbours", float(shared))):
             found[name].loc[one, two] = found[name].loc[two, one] = value
-    return found, NEAR / (len(a["near"]) - 1)
+    return found, NEAR / (images - 1)
 
 
 def square(values: pd.DataFrame, ax, **labels) -> None:
@@ -121,18 +122,7 @@ def error_of_diameter(page) -> float:
     return max(float((v.std(1) / v.mean(1)).max()) / v.shape[1] ** 0.5 for v in views)
 
 
-def p_of_skill(x: np.ndarray, y: np.ndarray, groups, *, draws: int = 200) -> float:
-    """Share of permutations of y over groups, with the given order among them, of at least its R² out of sample."""
-    random = np.random.default_rng(0)
-    found = statistics.skill(statistics.predicted(x, y, groups), y, groups)
-    more = 0
-    for _ in range(draws):
-        mixed = statistics.permuted(y, groups, random)
-        more += statistics.skill(statistics.predicted(x, mixed, groups), mixed, groups) >= found
-    return (1 + more) / (1 + draws)
-
-
-def guessed(page, table: pd.DataFrame, guess: np.ndarray, y: np.ndarray, ax) -> None:
+def predicted_against_true(page, table: pd.DataFrame, guess: np.ndarray, y: np.ndarray, ax) -> None:
     """What was predicted and what is true of each model, a colour for each paradigm and a mark for each policy."""
     for (method, policy), rows in table.groupby(["method", "policy"], sort=False).indices.items():
         looks = {"color": page.paper.colours[PARADIGMS[method]], "marker": _MARKS[policy]}

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslbook import data, lie, metrics
-from sslbook.config import Config
+from sslbook.config import Config, require, require_choice
 from sslbook.data import ImageSet
 from sslbook.papers.observe import held_out, observe
 from sslbook.runs import Run
 from sslbook.tensors import unit
 from sslbook.views import Policy
 
-VERSION = 2
+VERSION = 3
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
 K = 50
 """Candidates of each neighbourhood."""
@@ -34,6 +34,8 @@ TRANSFER = ("cifar10", "fashion_mnist", "mnist", "shapes", "rsscn7", "gtsrb", "f
 BANK, VALIDATION, TEST = 2_000, 1_000, 2_000
 """Images of a transfer set to which probes are fitted, on which the penalty is chosen, and which are scored; fewer
 where a set has fewer, or a run trained on less than five times as many."""
+SOURCE_BANK = 5_000
+"""Training images of the source to which probes are fitted: it may have a hundred classes."""
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Those of the linear probe, from which the best on validation images is taken."""
 DEGREES, PIXELS = 30, 4
@@ -80,11 +82,15 @@ def geometry(features: Tensor, *, k: int = K) -> dict[str, Tensor]:
 def augmented(images: Tensor, family: str, n: int, *, seed: int = 0) -> Tensor:
     """`n` views by one of the `FAMILIES` of each image, uint8 (N, C, H, W): float32 (n, N, C, H, W) in [0, 1].
 
-    Crops, jitter and their probabilities are those of the policy "large"; rotations are uniform in ± `DEGREES`,
-    translations in ± `PIXELS` each way, and both mirror the image at its edge; blurs have standard deviations of 0.1 to
-    2 pixels. "all" is the policy "large" with half of the views blurred. Of the `BINARY` families the first half of
-    the views is the image and the second what the family makes of it.
+    Crops and jitter are as strong as in the policy "large"; "jitter" changes every view (there: 0.8). Rotations are
+    uniform in ± `DEGREES`; translations are `n` different ones by whole pixels, up to ± `PIXELS` each way. Both mirror
+    the image at its edge. Blurs have standard deviations of 0.1 to 2 pixels. "all" is the policy "large" with half of
+    the views blurred. Of the `BINARY` families the first half of the views is the image and the second what the family
+    makes of it.
+
+    **Raises** `ValueError` for another family, and for more translations than there are.
     """
+    require_choice("The family", family, FAMILIES)
     generator = torch.Generator().manual_seed(seed)
     many = images.repeat(n, 1, 1, 1)
     if family in _POLICIES:
@@ -99,8 +105,12 @@ def augmented(images: Tensor, family: str, n: int, *, seed: int = 0) -> Tensor:
         degrees = DEGREES * (2 * torch.rand(len(many), generator=generator) - 1)
         moved = lie.rotate(wide, degrees, interpolation="bilinear")[:, :, pad : pad + size, pad : pad + size]
     else:
-        starts = pad + torch.randint(-PIXELS, PIXELS + 1, (len(many), 2), generator=generator)
-        moved = torch.stack([x[:, i : i + size, j : j + size] for x, (i, j) in zip(wide, starts.tolist(), strict=True)])
+        steps = torch.cartesian_prod(*2 * [torch.arange(pad - PIXELS, pad + PIXELS + 1)])
+        require(n <= len(steps), f"{n} translations are asked for; there are {len(steps)}.")
+        # A copy of a view would take all the weight of its neighbourhood.
+        chosen = torch.rand(len(images), len(steps), generator=generator).argsort(1)[:, :n].T.flatten()
+        places = zip(wide, steps[chosen].tolist(), strict=True)
+        moved = torch.stack([x[:, i : i + size, j : j + size] for x, (i, j) in places])
     return moved.unflatten(0, (n, -1))
 
 
@@ -161,21 +171,21 @@ def transfer(config: Config) -> tuple[str, ...]:
     return TRANSFER if config.data.name != "shapes" else ("shapes",)
 
 
-def whitened_cosine(clean: Tensor, one: Tensor, views: Tensor) -> Tensor:
-    """Mean cosine (M,) of features (M, D) with those of V views (V, M, D), whitened by `clean` features (N, D).
+def whitened_cosine(clean: Tensor, originals: Tensor, views: Tensor) -> Tensor:
+    """Mean cosine (M,) between the features of M images, `originals` (M, D), and those of their V `views` (V, M, D).
 
-    Whitening takes their mean out and makes their covariance, with a share of 10⁻³ of its mean variance on the
-    diagonal, the identity. 1 if views change nothing. Source: Ericsson et al. 2021, without the share, which is ours.
+    Both are whitened by the mean and covariance of `clean` (N, D); a share of 10⁻³ of the mean variance is added to the
+    diagonal. In [−1, 1]; 1 if views change nothing. Source: Ericsson et al. 2021, without the share, which is ours.
     """
     mean, clean = clean.mean(0), (clean - clean.mean(0)).double()
     covariance = clean.T @ clean / len(clean)
     covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
     factor = torch.linalg.cholesky(covariance)
-    one, views = (
+    originals, views = (
         torch.linalg.solve_triangular(factor, (z - mean).double().flatten(0, -2).T, upper=False).T.view(z.shape)
-        for z in (one, views)
+        for z in (originals, views)
     )
-    return F.cosine_similarity(one.expand_as(views), views, dim=-1).mean(0)
+    return F.cosine_similarity(originals.expand_as(views), views, dim=-1).mean(0)
 
 
 def _parts(config: Config, name: str, size: int) -> dict[str, ImageSet]:
@@ -187,10 +197,10 @@ def _parts(config: Config, name: str, size: int) -> dict[str, ImageSet]:
 
 
 def _source(config: Config) -> dict[str, ImageSet]:
-    """Images of the set that a run was trained on, in larger number: it may have a hundred classes."""
+    """Images of the set that a run was trained on."""
     validation = data.load(config.data.name, "validation")
     return {
-        "bank": _part(data.load_train(config.data), 5_000),
+        "bank": _part(data.load_train(config.data), SOURCE_BANK),
         "validation": _part(validation, min(TEST, config.data.images or TEST)),
         "test": held_out(config),
     }
@@ -202,6 +212,7 @@ def _part(images: ImageSet, n: int) -> ImageSet:
 
 
 def _content(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Accuracies of probes of (features, labels) of "bank" and "test"; the linear penalty is the best on validation."""
     bank, validation, test = (parts[name] for name in ("bank", "validation", "test"))
     scored = [metrics.linear_probe(*bank, *validation, penalty=penalty) for penalty in PENALTIES]
     return {
@@ -212,6 +223,7 @@ def _content(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
 
 
 def _spectra(clean: Tensor) -> dict[str, float]:
+    """RankMe, α-ReQ, TwoNN and uniformity of features (N, D)."""
     most = min(100, clean.shape[1] - 2)
     return {
         "rankme": metrics.rankme(clean),
@@ -239,6 +251,7 @@ def _manifolds(clean: Tensor, views: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _compared(clean: Tensor) -> dict[str, Tensor]:
+    """Of the first `COMPARED` features the principal components (n, `COMPONENTS`) and nearest others (n, `NEAR`)."""
     chosen = clean[:COMPARED]
     centred = (chosen - chosen.mean(0)).double()
     left, values, _ = torch.linalg.svd(centred, full_matrices=False)

@@ -7,9 +7,7 @@ import numpy as np
 import pandas as pd
 
 from sslbook.config import require, require_number
-
-PENALTIES = tuple(10.0**k for k in range(-2, 4))
-"""Those among which the ridge regression chooses, of standardised metrics."""
+from sslbook.papers.manifold_graphs.statistics import predictions
 
 _MODELS = (
     "byol",
@@ -50,8 +48,7 @@ theirs, not that of Ericsson et al. (2021), whose data sets and checkpoints they
 def left_out(metrics, targets) -> np.ndarray:
     """R² (B, T) out of sample of T targets (B, n, T) of n models, predicted from p metrics (B, n, p), in B trials.
 
-    Each model is predicted by a ridge regression on the others, with standardised metrics. Of `PENALTIES` the one is
-    taken that predicts best when those others are left out once more, one by one. With ȳ₋ᵢ the mean of the others,
+    Each model is predicted from the others, see `statistics.predictions`. With ȳ₋ᵢ the mean of the others,
     R² = 1 − Σᵢ (yᵢ − ŷᵢ)²/Σᵢ (yᵢ − ȳ₋ᵢ)²: 0 is as good as that mean, and it can be negative.
 
     **Raises** `ValueError` unless shapes match and there are at least four models.
@@ -61,30 +58,9 @@ def left_out(metrics, targets) -> np.ndarray:
         x.ndim == y.ndim == 3 and x.shape[:2] == y.shape[:2] and x.shape[1] >= 4,
         f"Metrics and targets have the shapes {x.shape} and {y.shape}; they must be (B, n, p) and (B, n, T), n ≥ 4.",
     )
-    n = x.shape[1]
-    predicted, base = np.empty_like(y), np.empty_like(y)
-    for i in range(n):
-        others = np.delete(np.arange(n), i)
-        errors = 0
-        for j in others:
-            inner = others[others != j]
-            errors = errors + (_ridge(x[:, inner], y[:, inner], x[:, [j]]) - y[:, j]) ** 2
-        best = errors.argmin(0)
-        every = _ridge(x[:, others], y[:, others], x[:, [i]])
-        predicted[:, i] = np.take_along_axis(every, best[None], 0)[0]
-        base[:, i] = y[:, others].mean(1)
+    base = (y.sum(1, keepdims=True) - y) / (x.shape[1] - 1)
+    predicted = predictions(x, y, np.arange(x.shape[1]))
     return 1 - ((y - predicted) ** 2).sum(1) / ((y - base) ** 2).sum(1)
-
-
-def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Predictions (penalties, B, T) at `new` (B, 1, p) from x (B, n, p) and y (B, n, T), for each of `PENALTIES`."""
-    mean, deviation, level = x.mean(1, keepdims=True), x.std(1, keepdims=True), y.mean(1)
-    x, new = ((values - mean) / np.where(deviation > 0, deviation, np.inf) for values in (x, new))
-    # In the space of models, which are fewer than metrics may be: w = xᵀ(xxᵀ + penalty)⁻¹(y − ȳ).
-    values, vectors = np.linalg.eigh(x @ x.mT)
-    along, near = vectors.mT @ (y - level[:, None]), new @ x.mT @ vectors
-    # Constants are in the kernel of xxᵀ, so they may be taken out before.
-    return np.stack([((near / (values[:, None].clip(0) + penalty)) @ along)[:, 0] + level for penalty in PENALTIES])
 
 
 def by_chance(targets: pd.DataFrame, p: int, *, trials: int = 200, seed: int = 0) -> np.ndarray:

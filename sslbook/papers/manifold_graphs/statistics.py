@@ -16,8 +16,13 @@ PENALTIES = tuple(10.0**k for k in range(-2, 4))
 def standardised(x: np.ndarray) -> np.ndarray:
     """Columns of x (n, p) with mean 0 and standard deviation 1; a constant column becomes 0."""
     x = np.asarray(x, float)
-    deviation = x.std(0)
-    return (x - x.mean(0)) / np.where(deviation > 1e-12 * np.abs(x).max(0, initial=0), deviation, np.inf)
+    return (x - x.mean(0)) / _deviation(x, 0)
+
+
+def _deviation(x: np.ndarray, axis: int) -> np.ndarray:
+    """The standard deviation along an axis, which stays; infinite where only rounding is left."""
+    deviation = x.std(axis, keepdims=True)
+    return np.where(deviation > 1e-12 * np.abs(x).max(axis, keepdims=True, initial=0), deviation, np.inf)
 
 
 def share_between(x: np.ndarray, groups) -> float:
@@ -36,11 +41,16 @@ def share_between(x: np.ndarray, groups) -> float:
     return float(1 - within / (z**2).sum() * (n - 1) / (n - g))
 
 
-def permutation_p(statistic: Callable[[np.ndarray], float], labels, *, draws: int = 9_999, seed: int = 0) -> float:
-    """Share of permutations, the given order among them, whose statistic is at least that of the `labels`."""
+def permutation_p(
+    statistic: Callable[[np.ndarray], float], labels, *, permute=None, draws: int = 9_999, seed: int = 0
+) -> float:
+    """Share of permutations, the given order among them, whose statistic is at least that of the `labels`.
+
+    `permute(labels, generator)` gives other labels than a permutation of all.
+    """
     labels, random = np.asarray(labels), np.random.default_rng(seed)
-    found = statistic(labels)
-    more = sum(statistic(random.permutation(labels)) >= found - 1e-12 for _ in range(draws))
+    permute, found = permute or (lambda labels, random: random.permutation(labels)), statistic(labels)
+    more = sum(statistic(permute(labels, random)) >= found - 1e-12 for _ in range(draws))
     return (1 + more) / (1 + draws)
 
 
@@ -73,44 +83,49 @@ def adjusted_rand(one, two) -> float:
     return (together - expected) / (most - expected) if most > expected else 1.0
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> Callable[[np.ndarray], np.ndarray]:
-    """The prediction by ridge regression, minimising mean squared error + penalty · ‖w‖²/n of standardised x."""
-    mean, deviation = x.mean(0), x.std(0)
-    deviation = np.where(deviation > 1e-12 * np.abs(x).max(0, initial=0), deviation, np.inf)
-    z = (x - mean) / deviation
-    weights = np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ (y - y.mean()))
-    return lambda new: (new - mean) / deviation @ weights + y.mean()
+def predictions(x: np.ndarray, y: np.ndarray, groups) -> np.ndarray:
+    """Predictions (B, n, T) of T targets y (B, n, T) of n models from x (B, n, p), out of sample, in B trials.
+
+    The models of one of the `groups` (n,) are left out together. Ridge regression on standardised predictors; of
+    `PENALTIES` each trial and target takes the one with the least squared error when groups are left out once more,
+    within those that are left.
+    """
+    found, groups = np.empty_like(y), np.asarray(groups)
+    for group in np.unique(groups):
+        out, others = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
+        errors = 0
+        for other in np.unique(groups[others]):
+            left, kept = others[groups[others] == other], others[groups[others] != other]
+            errors = errors + ((_ridge(x[:, kept], y[:, kept], x[:, left]) - y[:, left]) ** 2).sum(2)
+        every = _ridge(x[:, others], y[:, others], x[:, out])
+        found[:, out] = np.take_along_axis(every, errors.argmin(0)[None, :, None], 0)[0]
+    return found
 
 
-def _left_out(x: np.ndarray, y: np.ndarray, groups: np.ndarray, fit) -> np.ndarray:
-    """Predictions (n,) of y, each by a fit to the other groups."""
-    predicted = np.empty(len(y))
-    for name in np.unique(groups):
-        out = groups == name
-        predicted[out] = fit(x[~out], y[~out], groups[~out])(x[out])
-    return predicted
+def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Predictions (penalties, B, m, T) at `new` (B, m, p) from x (B, n, p) and y (B, n, T), for each of `PENALTIES`."""
+    mean, deviation, level = x.mean(1, keepdims=True), _deviation(x, 1), y.mean(1, keepdims=True)
+    x, new = ((values - mean) / deviation for values in (x, new))
+    # In the space of models, which are fewer than predictors may be: w = xᵀ(xxᵀ + penalty)⁻¹(y − ȳ).
+    values, vectors = np.linalg.eigh(x @ x.mT)
+    along, near = vectors.mT @ (y - level), new @ x.mT @ vectors
+    # Constants are in the kernel of xxᵀ, so they may be taken out before.
+    return np.stack([near / (values[:, None].clip(0) + penalty) @ along + level for penalty in PENALTIES])
 
 
 def predicted(x: np.ndarray, y: np.ndarray, groups) -> np.ndarray:
-    """Predictions (n,) of y (n,) from x (n, p), out of sample: models of one group are left out together.
+    """The `predictions` (n,) of one target y (n,) from x (n, p), or (n,), in one trial.
 
-    Ridge regression on standardised predictors; the penalty is the one of `PENALTIES` with the least squared error when
-    groups are left out once more, within those that are left.
-
-    **Raises** `ValueError` for fewer than three groups.
+    **Raises** `ValueError` without predictors, and for fewer than three groups.
     """
-    require(np.size(x) > 0, "There are no predictors.")
-    x, y, groups = np.asarray(x, float).reshape(len(y), -1), np.asarray(y, float), np.asarray(groups)
+    x, y = _columns(x, y)
+    require(x.size > 0, "There are no predictors.")
     require(len(np.unique(groups)) > 2, "There are fewer than three groups; the inner choice needs two of them.")
+    return predictions(x[None], y[None, :, None], groups)[0, :, 0]
 
-    def chosen(x, y, groups):
-        def error(penalty):
-            inner = _left_out(x, y, groups, lambda x, y, _: _ridge(x, y, penalty))
-            return ((inner - y) ** 2).sum()
 
-        return _ridge(x, y, min(PENALTIES, key=error))
-
-    return _left_out(x, y, groups, chosen)
+def _columns(x, y) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(x, float).reshape(len(y), -1), np.asarray(y, float)
 
 
 def predicted_mean(y: np.ndarray, groups) -> np.ndarray:
@@ -128,8 +143,19 @@ def skill(predicted: np.ndarray, y: np.ndarray, groups) -> float:
 
 def in_sample(x: np.ndarray, y: np.ndarray) -> float:
     """R² of the ridge regression with the least of `PENALTIES` on the models to which it is fitted."""
-    x, y = np.asarray(x, float).reshape(len(y), -1), np.asarray(y, float)
-    return float(1 - ((_ridge(x, y, PENALTIES[0])(x) - y) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+    x, y = _columns(x, y)
+    fitted = _ridge(x[None], y[None, :, None], x[None])[0, 0, :, 0]
+    return float(1 - ((fitted - y) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+
+
+def p_of_skill(x: np.ndarray, y: np.ndarray, groups, *, draws: int = 200) -> float:
+    """`permutation_p` of the `skill` of predictions from x (n, p), where whole groups of y (n,) are permuted."""
+    return permutation_p(
+        lambda y: skill(predicted(x, y, groups), y, groups),
+        y,
+        permute=lambda y, random: permuted(y, groups, random),
+        draws=draws,
+    )
 
 
 def permuted(y: np.ndarray, groups, random: np.random.Generator) -> np.ndarray:
