@@ -125,7 +125,7 @@ CLAIMS = (
     _transfer(
         "graphs-beyond-accuracy",
         "Ours",
-        "The geometry predicts transfer better than the 20-NN accuracy on the images of training does.",
+        "The geometry predicts transfer better than the 20-NN accuracy on the data set of training does.",
         FromRuns(
             (
                 Test(
