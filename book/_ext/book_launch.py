@@ -1,7 +1,7 @@
 """What a notebook needs away from its book.
 
-The notebook that a page offers, for download and on Colab, is its source with one cell more in front, which installs
-the library where it is missing, as it was when the page was made. The sources have no such cell, and no page shows it.
+A page offers its notebook for download and on Colab: the source with one more cell in front. That cell installs the
+library, at the commit from which the page was made, if it is missing. The sources have no such cell, and no page shows it.
 Colab opens notebooks of a repository only, so its button leads to the branch `launch`, on which `.ci/launch` puts them.
 """
 
@@ -26,7 +26,7 @@ def offered(source, address, ref):
 
 
 def ref(branch):
-    """The commit of the checkout, or the branch where the library differs from it or there is none."""
+    """The commit of the checkout; the branch instead if files differ from it, or if no commit is known."""
     commit = importlib.import_module("sslbook.runs").commit()
     return branch if commit == "unknown" or commit.endswith("+") else commit
 

@@ -217,7 +217,7 @@ def evidence(app, id):
     papers, rows = library("papers"), library("ledger").rows([v])
     page, again = f"notebooks/{folder(name)}/{v.claim.page}", f"`sslbook verdicts {id}`"
     found = f"*Measured:* {': '.join(filter(None, (plain(rows[0].test), rows[0].value())))}."
-    about = f"*Scale:* no training; {again} computes it again."
+    about = f"*Scale:* {v.scale or 'mathematics'}, no training; {again} computes it again."
     figure = getattr(v.claim.evidence, "figure", None)
     if figure is not None:
         planned = papers.paper(name).plan(figure, scale())

@@ -74,7 +74,7 @@ def balanced_order(labels: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(random[np.argsort((rank + 0.5) / counts[shuffled], kind="stable")])
 
 
-def held_out(labels: Tensor, split: str) -> Tensor:
+def split_training(labels: Tensor, split: str) -> Tensor:
     """Indices, ascending, of a fixed balanced tenth of the training images for "validation", of the rest for "train"."""
     order = balanced_order(labels, seed=0)
     tenth = len(order) // 10

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sslbook.config import require
-from sslbook.data.imageset import ImageSet, Info, Names, held_out
+from sslbook.data.imageset import ImageSet, Info, Names, split_training
 from sslbook.files import CHECKOUT, absolute, write_whole
 
 
@@ -109,7 +109,7 @@ def load(name: str, split: str, root=None) -> ImageSet:
     whole = read(name, "test" if split == "test" else "train", root)
     if split == "test":
         return whole
-    return whole.subset(held_out(whole.fine, split))
+    return whole.subset(split_training(whole.fine, split))
 
 
 def folder(root=None) -> Path:

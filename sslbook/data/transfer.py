@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sslbook.config import require, require_number
-from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, held_out, pillow
+from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, split_training, pillow
 from sslbook.data.official import folder, missing, verified
 
 _SHAPE = (3, 32, 32)
@@ -81,7 +81,10 @@ def info(name: str, root=None) -> Info:
     at = folder(root) / name
     if not (at / "train").is_dir():
         return SETS[name]
-    train, validation, test = (sum(1 for _ in (at / part).glob("*/[!.]*")) for part in ("train", "val", "test"))
+    train, validation, test = (
+        sum(path.is_file() for each in _CLASSES[name] for path in (at / part / each).glob("[!.]*"))
+        for part in ("train", "val", "test")
+    )
     tenth = 0 if (at / "val").is_dir() else train // 10
     return SETS[name]._replace(sizes={"train": train - tenth, "validation": validation + tenth, "test": test})
 
@@ -152,7 +155,7 @@ def _listed(name: str, split: str, at: Path) -> tuple[list[Path] | np.ndarray, T
         pictures, labels = read(at, part, f"lay its pictures in {at / name / 'train' / '<class>'}, or {fetch}")
     labels = torch.as_tensor(labels, dtype=torch.int64)
     if part == "train" and not has_validation:
-        kept = held_out(labels, split)
+        kept = split_training(labels, split)
         require(len(kept) > 0, f"{at / name} has {len(labels)} training images, too few to hold out a tenth of them.")
         pictures, labels = [pictures[i] for i in kept], labels[kept]
     return pictures, labels

@@ -164,8 +164,8 @@ def _gap(cost: Tensor, epsilon: float, tol: float, max_iter: int) -> Tensor:
     return value.clamp(min=0) + (linear - linear.detach())  # below 0 is rounding
 
 
-# Operators of their own, so that a compiled step keeps in one graph what the data decide: how long a loop is, and what
-# scipy finds.
+# Custom operators: `torch.compile` cannot trace a loop whose length depends on the data, nor scipy. So the step stays
+# one graph.
 @torch.library.custom_op("sslbook::assignment", mutates_args=())
 def _assignment(cost: Tensor) -> Tensor:
     """1/N at the entries of the cheapest assignment, (N, N); NaN if a cost is not finite."""

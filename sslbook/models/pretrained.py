@@ -2,7 +2,7 @@
 
 The table follows Ericsson et al. (2021) and their repository linusericsson/ssl-transfer: addresses, prefixes of names,
 normalisation of images. Digests are those that the repository of MoCo and torchvision state; of the other files none is
-known. The addresses have not been tried. The labels of families are ours; only that one model had labels is not.
+known. No address has been tried. The families are our labels, except "supervised".
 """
 
 import hashlib

@@ -39,7 +39,7 @@ def _shipped() -> list[Finished]:
 def _gather(found: list[Finished]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Kept epochs (T,), means of each curve over seeds (T, 3, ·), means and deviations of each measure (T, 3, 2).
 
-    Of the kept epochs those that are evenly spaced, without `Config.early`.
+    Epochs kept by `Config.early` alone are left out, so that the steps are even.
     """
     config = found[0].run.config
     even = sorted({round(i * config.epochs / config.snapshots) for i in range(config.snapshots + 1)})
@@ -113,6 +113,6 @@ class TrainingScrubbed(Explorer):
             mean, deviation = self._measures[MEASURES[self.measure]][:, i].T
             right.plot(self._epochs, mean, **line)
             right.fill_between(self._epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
-        right.set_ylim(bottom=0)
+        right.set_ylim(bottom=min(0, right.get_ylim()[0]))
         left.legend()
         return figure
