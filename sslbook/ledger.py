@@ -85,8 +85,8 @@ class Claim:
     """A statement of a paper in our words, where it stands, the page that shows it, and what decides it.
 
     `where` begins with "Ours" if the statement is ours and not the paper's. `rule` is the first commit of the history
-    that holds the claim with its rule if all runs that count are younger, else a sentence on when they were written; empty says
-    nothing.
+    that holds the claim with its rule if all runs that count are younger, else a sentence on when they were written;
+    empty says nothing.
     """
 
     page: str

@@ -1,8 +1,9 @@
 """What a notebook needs away from its book.
 
 A page offers its notebook for download and on Colab: the source with one more cell in front. That cell installs the
-library, at the commit from which the page was made, if it is missing. The sources have no such cell, and no page shows it.
-Colab opens notebooks of a repository only, so its button leads to the branch `launch`, on which `.ci/launch` puts them.
+library, at the commit from which the page was made, if it is missing. The sources have no such cell, and no page shows
+it. Colab opens notebooks of a repository only, so its button leads to the branch `launch`, on which `.ci/launch` puts
+them.
 """
 
 import importlib
