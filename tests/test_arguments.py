@@ -422,7 +422,7 @@ def function(name):
 
 
 # What neighbourhoods refuse is tested beside their laws, in `test_nnk.py` and `test_metrics.py`.
-ELSEWHERE = {"nnk", "manifold", "similarity"}, {"two_nn", "alpha_req"}
+ELSEWHERE = {"nnk", "manifold", "similarity", "pretrained"}, {"two_nn", "alpha_req"}
 
 
 def public():

@@ -290,7 +290,7 @@ def test_the_probe_agrees_with_scikit_learn_on_the_same_objective():
     expected = reference.score(((test - mean) / deviation).double(), test_labels)
     ours = metrics.linear_probe(train, train_labels, test, test_labels)
     assert ours == pytest.approx(expected, abs=0.01)
-    weight, bias = probes._fit((train - mean) / deviation, train_labels)
+    weight, bias = probes._fit((train - mean) / deviation, train_labels, probes.L2)
     assert weight.T.numpy() == pytest.approx(reference.coef_, abs=0.02)
     assert (bias - bias.mean()).numpy() == pytest.approx(reference.intercept_ - reference.intercept_.mean(), abs=0.02)
 

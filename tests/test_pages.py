@@ -197,7 +197,8 @@ def test_every_finding_has_its_verdict_its_numbers_and_a_command_that_exists(app
         shown = read(app, f"{{{{ evidence {id} }}}}")
         paper, claim = papers.claim(id)
         tests = getattr(claim.evidence, "tests", ())
-        assert shown.count("| 0.5 (0.25 to 0.75) | 3 seeds |") == len(tests)
+        for unit in ("seeds", "methods"):
+            assert shown.count(f"| 0.5 (0.25 to 0.75) | 3 {unit} |") == sum(test.unit == unit for test in tests)
         assert f"`sslbook verdicts {id}`" in shown
         figure = getattr(claim.evidence, "figure", None)
         retrain = re.search(r"`sslbook notebook (\S+) -p seeds '\[(.+?)\]'`", shown)

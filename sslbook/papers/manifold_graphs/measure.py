@@ -151,9 +151,9 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
 def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
     """The scalars of one kept epoch: means over images and, of the `geometry`, deviations under `…_deviation`.
 
-    Of each family `count_…`, `dimension_…`, `affinity_…` and `invariance_…`, and `diameter_…`: the mean diameter over
-    that of the images themselves. `transfer`: the mean of `linear_…` over the sets. Images without tangents have no
-    affinity and are left out of it; where no image has one the mean is NaN.
+    Of each family `invariance_…` and `diameter_…`, the mean diameter over that of the images themselves, and of those
+    that are not binary `count_…`, `dimension_…` and `affinity_…`. `transfer`: the mean of `linear_…` over the sets.
+    Images without tangents have no affinity and are left out of it; where no image has one the mean is NaN.
     """
     row = {name: float(arrays[name]) for name in sorted(arrays) if arrays[name].ndim == 0}
     for name in ("count", "diameter", "dimension", "affinity", "affinity_nearest", "affinity_random"):
@@ -162,6 +162,8 @@ def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
     for name in ("view_count", "view_dimension", "view_affinity", "view_diameter", "invariance"):
         short = name.removeprefix("view_")
         for family, values in zip(FAMILIES, arrays[name].double(), strict=True):
+            if family in BINARY and short not in ("diameter", "invariance"):
+                continue
             row[f"{short}_{family}"] = float(values.nanmean()) / (row["diameter"] if short == "diameter" else 1)
     return row | {"transfer": sum(row[f"linear_{name}"] for name in transfer(config)) / len(transfer(config))}
 
