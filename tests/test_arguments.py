@@ -312,7 +312,7 @@ CALLS = {
     },
     "metrics.knn_accuracy": probe("train", "test")
     | {"k": number(3, 0, 21, whole=True), "temperature": number(0.1, 0, -1)},
-    "metrics.linear_probe": probe("train", "test"),
+    "metrics.linear_probe": probe("train", "test") | {"penalty": number(1e-3, -1e-9)},
     "metrics.mlp_probe": probe("train", "validation", "test")
     | {
         "hidden": number(4, 0, whole=True, optional=True),

@@ -244,4 +244,6 @@ def test_a_run_is_measured_by_the_metrics_themselves(measured):
     assert sum(values.numel() for values in arrays.values()) * 4 < 300_000
     at["affinity"][0] = torch.nan
     rest, row = at["affinity"][1:][~at["affinity"][1:].isnan()].double(), PAPER.row(run.config, at)
-    assert (row["affinity"], row["affinity_deviation"]) == pytest.approx((rest.mean(), rest.std(correction=0)))
+    assert (row["affinity"], row["affinity_deviation"]) == pytest.approx(
+        (float(rest.mean()), float(rest.std(correction=0)))
+    )
