@@ -70,7 +70,8 @@ def embedding(page, table: pd.DataFrame, columns, ax) -> np.ndarray:
     at = left[:, :2] * values[:2]
     for (paradigm, policy), rows in table.groupby(["paradigm", "policy"], sort=False).indices.items():
         looks = {"color": page.paper.colours[paradigm], "marker": _MARKS[policy]}
-        ax.scatter(*at[rows].T, s=40, label=f"{paradigm}, {policy}", **looks)
+        label = UNTRAINED if policy == UNTRAINED else f"{paradigm}, {policy}"
+        ax.scatter(*at[rows].T, s=40, label=label, **looks)
     size = np.ptp(at, axis=0)
     for i, (place, method) in enumerate(zip(at, table.method, strict=True)):
         near = (np.abs(at[:i] - place) < 0.05 * size).all(1).any()  # two names would lie on each other
@@ -102,10 +103,10 @@ def square(values: pd.DataFrame, ax, **labels) -> None:
     import seaborn
 
     seaborn.heatmap(
-        values, ax=ax, vmin=0, vmax=1, square=True, annot=True, fmt=".2f", annot_kws={"size": 6}, cbar=False
+        values, ax=ax, vmin=0, vmax=1, square=True, annot=True, fmt=".2f", annot_kws={"size": 7}, cbar=False
     )
     ax.set(**labels)
-    ax.tick_params(labelsize=7)
+    ax.tick_params(labelsize=8)
 
 
 def pairs(values: pd.DataFrame, kind: str) -> float:
