@@ -80,13 +80,17 @@ class Untestable:
     reason: str
 
 
+AFTERWARDS = "The rule was written after its runs had been seen."
+MATHEMATICS = "A statement of mathematics: its test can only repeat the proof."
+
+
 @dataclass(frozen=True)
 class Claim:
     """A statement of a paper in our words, where it stands, the page that shows it, and what decides it.
 
-    `where` begins with "Ours" if the statement is ours and not the paper's. `rule` is the first commit of the history
-    that holds the claim with its rule if all runs that count are younger, else a sentence on when they were written;
-    empty says nothing.
+    `where` begins with "Ours" if the statement is ours and not the paper's. `commit` is the first of the history that
+    holds the claim with its rule, given if all runs that count are younger. `note` is a sentence on the rule's age, as
+    `AFTERWARDS` or `MATHEMATICS`.
     """
 
     page: str
@@ -94,7 +98,8 @@ class Claim:
     where: str
     says: str
     evidence: FromRuns | FromDraws | Counterexample | Untestable
-    rule: str = ""
+    commit: str = ""
+    note: str = ""
 
     @property
     def ours(self) -> bool:
@@ -103,9 +108,9 @@ class Claim:
 
     @property
     def age(self) -> str:
-        """What is known of the age of the rule, as a sentence, or nothing."""
-        commit = self.rule if self.rule.isalnum() else ""
-        return f"The rule is that of commit {commit}, older than the runs." if commit else self.rule
+        """What is known of the age of the rule, in sentences, or nothing."""
+        older = f"The rule is that of commit {self.commit}, older than the runs." if self.commit else ""
+        return " ".join(filter(None, (older, self.note)))
 
 
 @dataclass(frozen=True)

@@ -161,17 +161,17 @@ def test_a_rule_that_names_a_commit_is_older_than_the_runs_it_decides():
     checked = 0
     for paper in map(papers.paper, papers.names()):
         for some in paper.claims:
-            if isinstance(some.evidence, FromRuns) and some.rule.isalnum():
-                if git("cat-file", "-e", some.rule).returncode:
+            if isinstance(some.evidence, FromRuns) and some.commit:
+                if git("cat-file", "-e", some.commit).returncode:
                     pytest.skip("the history is not here")
-                assert f'"{some.id}"' in git("grep", "-h", f'"{some.id}"', some.rule, "--", "sslbook").stdout
+                assert f'"{some.id}"' in git("grep", "-h", f'"{some.id}"', some.commit, "--", "sslbook").stdout
                 found = paper.find(paper.plan(some.evidence.figure, "laptop"))
                 if some.id == "fig1-collapse-late":  # its statistic leaves seed 1 out
                     found = [run for run in found if run.run.config.seed > 1]
                 commits = {run.run.provenance["commit"].rstrip("+") for run in found}
                 checked += len(commits)
-                assert not any(git("merge-base", "--is-ancestor", some.rule, c).returncode for c in commits), some.id
-                assert commits and some.rule in some.age
+                assert not any(git("merge-base", "--is-ancestor", some.commit, c).returncode for c in commits), some.id
+                assert commits and some.commit in some.age
     assert checked >= 30
 
 

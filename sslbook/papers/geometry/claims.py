@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sslbook import lie
-from sslbook.ledger import Claim, Counterexample, FromDraws, FromRuns, Test, Untestable, value
+from sslbook.ledger import AFTERWARDS, MATHEMATICS, Claim, Counterexample, FromDraws, FromRuns, Test, Untestable, value
 from sslbook.papers.geometry import theory
 from sslbook.papers.geometry.plan import STRENGTHS
 
@@ -120,19 +120,13 @@ def _kept_ranks(few: int, many: int) -> pd.Series:
 _FIRST = "07aa644"
 """The commit of the rules, before the first run."""
 
-_LATER = "The rule was written after its runs had been seen."
 _TOGETHER = "The history does not show that the rule is older than its draws: both entered it together."
 
-_collapse, _bound, _forces, _tangent, _lie = (
-    functools.partial(Claim, page, rule=rule)
-    for page, rule in (
-        ("dimensional-collapse", _FIRST),
-        ("upper-bound", _FIRST),
-        ("invariance-and-repulsion", _FIRST),
-        ("tangent-plane", _FIRST),
-        ("lie-groups", _TOGETHER),
-    )
+_collapse, _bound, _forces, _tangent = (
+    functools.partial(Claim, page, commit=_FIRST)
+    for page in ("dimensional-collapse", "upper-bound", "invariance-and-repulsion", "tangent-plane")
 )
+_lie = functools.partial(Claim, "lie-groups", note=_TOGETHER)
 
 _LOST = tuple(
     _test(f"share of {what} lost", lambda f, s, name=name: -_relative_change(name)(f, s), "large", 0.1)
@@ -165,7 +159,7 @@ CLAIMS = (
             tuple(dataclasses.replace(t, statistic=lambda f, t=t: t.statistic(f[f.seed > 1])) for t in _LOST),
             figure="duration",
         ),
-        rule="f3202b0",
+        commit="f3202b0",
     ),
     _collapse(
         "fig1-small",
@@ -204,7 +198,7 @@ CLAIMS = (
         "Ours, beside Prop. 3.1",
         "The proposition names no condition on β. One might read it for negative β, too.",
         Counterexample(theory.bound_at_negative_beta),
-        rule="",
+        commit="",
     ),
     _bound(
         "fig3-tracks",
@@ -217,7 +211,8 @@ CLAIMS = (
         "Fig. 3",
         "The curves of L_Upper and of the loss rise and fall together.",
         FromRuns(tuple(_test("correlation of the curves", _curve_correlation, s, 0.9) for s in STRENGTHS)),
-        rule=_LATER,
+        commit="",
+        note=AFTERWARDS,
     ),
     *(
         _tangent(
@@ -304,7 +299,8 @@ CLAIMS = (
                 _test("rise of the distance of h¹", _change("distance_relative_mean"), "small"),
             )
         ),
-        rule=_LATER,
+        commit="",
+        note=AFTERWARDS,
     ),
     _tangent(
         "fig7-drop",
@@ -381,14 +377,16 @@ CLAIMS = (
                 ),
             )
         ),
-        rule=_LATER,
+        commit="",
+        note=AFTERWARDS,
     ),
     _forces(
         "sec4-span",
         "Sec. 4",
         "The larger the spread of the policy, the more dimensions the augmented directions v span.",
         FromRuns(_ordered("effective rank of v", _value("displacement_effective_rank"))),
-        rule=_LATER,
+        commit="",
+        note=AFTERWARDS,
     ),
     _forces(
         "prop4.1-iff",
@@ -396,7 +394,7 @@ CLAIMS = (
         "For features that are not collinear, the invariance term is minimised if and only if the displacements lie in "
         "the kernel of W.",
         Counterexample(theory.invariant_outside_kernel),
-        rule="",
+        commit="",
     ),
     _forces(
         "prop4.2-rank",
@@ -408,7 +406,8 @@ CLAIMS = (
                 Test("largest rank of W, 48 directions minus 56, W 64×16", lambda: _kept_ranks(48, 56), 0.5),
             )
         ),
-        rule="A statement of mathematics: its test can only repeat the proof.",
+        commit="",
+        note=MATHEMATICS,
     ),
     _lie(
         "prop4.3-iff",
@@ -416,7 +415,7 @@ CLAIMS = (
         "For features that are not collinear, the invariance term is minimised if and only if the generator lies in "
         "the kernel of W.",
         Counterexample(theory.generator_outside_kernel),
-        rule="",
+        note="",
     ),
     _forces(
         "sec4-opposed",
@@ -424,14 +423,14 @@ CLAIMS = (
         "The repulsion term is minimised by opposing each anchor to its nearest negative, Sim = −1. (The paper adds: "
         "if that is feasible. For more than two images it is not.)",
         Counterexample(theory.printed_repulsion_minimum),
-        rule="",
+        commit="",
     ),
     _bound(
         "propC.1-sign",
         "Prop. C.1, Eq. 13",
         "The loss equals −β⟨f¹, f²⟩ − β⟨f¹, E f⟩ + H.",
         Counterexample(theory.sign_of_c1),
-        rule="",
+        commit="",
     ),
     _tangent(
         "eq8-scale",
@@ -445,14 +444,15 @@ CLAIMS = (
                 ),
             )
         ),
-        rule="A statement of mathematics: its test can only repeat the proof.",
+        commit="",
+        note=MATHEMATICS,
     ),
     _tangent(
         "eq9-projection",
         "Eq. 9",
         "WWᵀh is the projection of h onto the column space of W, for whatever W.",
         Counterexample(theory.not_a_projection),
-        rule="",
+        commit="",
     ),
     _lie(
         "fig10-rank",
@@ -461,7 +461,7 @@ CLAIMS = (
         FromDraws(
             (Test("least growth of rank for a further 60°, five pixels", _orbit),), scale="at the size of the paper's"
         ),
-        rule="The rule is that of commit 07aa644, the first of the ledger.",
+        note="The rule is that of commit 07aa644, the first of the ledger.",
     ),
     _lie(
         "appB-generator",

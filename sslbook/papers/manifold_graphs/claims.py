@@ -90,7 +90,7 @@ def transferred(table: pd.DataFrame) -> np.ndarray:
 
 
 _neighbourhoods, _metrics = (functools.partial(Claim, page) for page in ("neighbourhoods", "three-metrics"))
-_paradigm, _transfer = (functools.partial(Claim, page, rule="0d6014b") for page in ("paradigm", "transfer"))
+_paradigm, _transfer = (functools.partial(Claim, page, commit="0d6014b") for page in ("paradigm", "transfer"))
 
 CLAIMS = (
     _paradigm(

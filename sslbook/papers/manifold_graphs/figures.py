@@ -158,7 +158,7 @@ def graphs(page, query: Tensor, points: Tensor, graphs: dict[str, Tensor]):
     return figure
 
 
-def target(page, ranks: pd.DataFrame, agreement: pd.DataFrame):
+def ranks_and_agreement(page, ranks: pd.DataFrame, agreement: pd.DataFrame):
     """Ranks of models (rows) on tasks (columns), and correlations of the tasks: shaded cells with their numbers.
 
     Shades are see-through, because black is the colour of the page's text and so may be white. The first rank and a
@@ -166,13 +166,13 @@ def target(page, ranks: pd.DataFrame, agreement: pd.DataFrame):
     """
     figure, axes = page.axes(2, figsize=(9.4, 4.6))
     for ax, frame, form, ends in zip(axes, (ranks, agreement), ("g", ".2f"), ((len(ranks), 1), (0, 1)), strict=True):
-        _cells(ax, frame, form, *ends)
+        _shaded_table(ax, frame, form, *ends)
     axes[0].set_title("rank of the model")
     axes[1].set_title("Spearman correlation of tasks")
     return figure
 
 
-def _cells(ax, frame: pd.DataFrame, form: str, light: float, dark: float) -> None:
+def _shaded_table(ax, frame: pd.DataFrame, form: str, light: float, dark: float) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("shades", [(0.0, 0.45, 0.7, alpha) for alpha in (0.0, 0.6)])

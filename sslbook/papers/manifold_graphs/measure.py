@@ -55,6 +55,8 @@ _POLICIES = {
 }
 
 
+_Labelled = tuple[Tensor, Tensor]
+"""Features and the classes of their images."""
 _DRAWN = {"flip": "flip", "grayscale": "gray"}
 """What a binary family sets among the `views.Draws`."""
 
@@ -143,8 +145,11 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
         row = geometry(clean, k=min(K, len(clean) // 2)) | _spectra(clean)
         row |= _manifolds(clean, {family: features[family].unflatten(0, (VIEWS, -1)) for family in FAMILIES})
         for name, parts in sets.items():
-            found = _content({part: (features[f"{name} {part}"], each.fine) for part, each in parts.items()})
-            row |= found if name == "source" else {f"{k}_{name}": found[k] for k in ("linear", "knn")}
+            labelled = {part: (features[f"{name} {part}"], each.fine) for part, each in parts.items()}
+            end = "" if name == "source" else f"_{name}"
+            row |= {f"{probe}{end}": accuracy for probe, accuracy in _content(**labelled).items()}
+            if name == "source":
+                row["validation_knn"] = metrics.knn_accuracy(*labelled["bank"], *labelled["validation"])
         yield {name: torch.as_tensor(value) for name, value in (row | _compared(clean)).items()}
 
 
@@ -213,14 +218,12 @@ def _part(images: ImageSet, n: int) -> ImageSet:
     return images.subset(data.balanced_order(images.fine, seed=2)[:n])
 
 
-def _content(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Accuracies of probes of (features, labels) of "bank" and "test"; the linear penalty is the best on validation."""
-    bank, validation, test = (parts[name] for name in ("bank", "validation", "test"))
+def _content(bank: _Labelled, validation: _Labelled, test: _Labelled) -> dict[str, float]:
+    """Accuracies on `test` of probes of `bank`; the linear penalty is the best on `validation`."""
     scored = [metrics.linear_probe(*bank, *validation, penalty=penalty) for penalty in PENALTIES]
     return {
         "linear": metrics.linear_probe(*bank, *test, penalty=PENALTIES[scored.index(max(scored))]),
         "knn": metrics.knn_accuracy(*bank, *test),
-        "validation_knn": metrics.knn_accuracy(*bank, *validation),
     }
 
 

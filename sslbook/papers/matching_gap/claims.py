@@ -4,7 +4,7 @@ import functools
 
 import pandas as pd
 
-from sslbook.ledger import Claim, Counterexample, FromDraws, FromRuns, Test, Untestable, value
+from sslbook.ledger import AFTERWARDS, MATHEMATICS, Claim, Counterexample, FromDraws, FromRuns, Test, Untestable, value
 from sslbook.papers.matching_gap import theory
 from sslbook.papers.matching_gap.plan import EPSILON, LOSSES, POLICIES
 
@@ -41,15 +41,14 @@ def _draws(says: str, statistic) -> FromDraws:
     return FromDraws((Test(f"{says}, five draws", by_seed),))
 
 
-_MATHEMATICS = "A statement of mathematics: its test can only repeat the proof."
 _UNSHOWN = (
     "The history does not show that the rule is older than its runs: both entered it together, and the runs name a "
     "commit that is not part of it."
 )
 
 _points, _beside, _training = (
-    functools.partial(Claim, page, rule=rule)
-    for page, rule in (("points", _MATHEMATICS), ("beside-infonce", _MATHEMATICS), ("training", _UNSHOWN))
+    functools.partial(Claim, page, note=note)
+    for page, note in (("points", MATHEMATICS), ("beside-infonce", MATHEMATICS), ("training", _UNSHOWN))
 )
 
 CLAIMS = (
@@ -64,14 +63,14 @@ CLAIMS = (
         "Ours, beside the abstract",
         "One might hope that the entropic gap that is trained can be zero, too (ε = 0.2, 128 images, cost 1 − cos).",
         Counterexample(lambda: theory.least_entropic_gap(128, EPSILON)),
-        rule="",
+        note="",
     ),
     _points(
         "mg-trivial",
         "Ours, beside the abstract",
         "One might hope that the gap without entropy rules out the trivial solution of equal features.",
         Counterexample(theory.collapse_beats_noise),
-        rule="",
+        note="",
     ),
     _beside(
         "mg-danskin",
@@ -144,7 +143,7 @@ CLAIMS = (
                 for other in (CROSS_VIEW, NT_XENT)
             )
         ),
-        rule="The rule was written after its runs had been seen.",
+        note=AFTERWARDS,
     ),
     Claim(
         "imagenet",
