@@ -239,7 +239,7 @@ def test_the_line_under_a_figure_names_every_set_with_its_own_epochs():
     line = papers.facts(found, "laptop")
     assert "fashion_mnist, 10000 images, 10 epochs; mnist, 10000 images, 10 epochs; shapes, 4000 images" in line.scale
     assert line.data == ", ".join(SETS) and line.seconds == 60 * len(planned)
-    assert "16 SimVAE, 16 VAE" in line.line
+    assert "20 SimVAE, 20 VAE" in line.line
 
 
 def test_the_end_is_the_last_epoch_of_each_run():
