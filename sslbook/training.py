@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sslbook.config import Config, require
+from sslbook.config import Config, Part, require
 from sslbook.data import ImageSet, channel_statistics, info
 from sslbook.files import checkpoints, resume, save_checkpoint, save_weights, snapshot_path
 from sslbook.hardware import autocast, keep_memory
@@ -41,11 +41,15 @@ class TimeLimit(RuntimeError):
 
 def build(config: Config, statistics: tuple[Tensor, Tensor] | None = None) -> Method:
     """The method with the initial weights that `config.seed` decides; `statistics`: mean and std (C,) of images."""
-    about = info(config.data.name)
-    mean, std = statistics or (torch.zeros(about.shape[0]), torch.ones(about.shape[0]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return config.method.build(config.encoder.build(about, mean, std), about)
+        return _built(config.data.name, config.encoder, config.method, statistics)
+
+
+def _built(name: str, encoder: Part, method: Part, statistics: tuple[Tensor, Tensor] | None = None) -> Method:
+    about = info(name)
+    mean, std = statistics or (torch.zeros(about.shape[0]), torch.ones(about.shape[0]))
+    return method.build(encoder.build(about, mean, std), about)
 
 
 def train(
@@ -126,18 +130,19 @@ def flop(config: Config) -> float:
     Counted on a batch of four images, in which the loss between images is as good as nothing. The making of the views
     and the optimiser are left out.
     """
-    return _flop(config.replace(seed=0, epochs=0, early=()))
+    return _flop(config.data.name, config.encoder, config.method)
 
 
 @functools.lru_cache
-def _flop(config: Config) -> float:
+def _flop(name: str, encoder: Part, method: Part) -> float:
     from torch.utils.flop_counter import FlopCounterMode  # here, because it imports Triton
 
-    method, n, shape = build(config), 4, info(config.data.name).shape
+    with torch.random.fork_rng(devices=[]):
+        network, n, shape = _built(name, encoder, method), 4, info(name).shape
     generator = torch.Generator().manual_seed(0)
-    views, labels = torch.rand(method.views, n, *shape, generator=generator), torch.zeros(n, dtype=torch.long)
+    views, labels = torch.rand(network.views, n, *shape, generator=generator), torch.zeros(n, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        loss, _ = method.loss(Batch(views, labels, method.draw(n, generator, "cpu"), torch.tensor(1.0)))
+        loss, _ = network.loss(Batch(views, labels, network.draw(n, generator, "cpu"), torch.tensor(1.0)))
         loss.backward()
     return counter.get_total_flops() / n
 
