@@ -58,6 +58,7 @@ data: setup ## download a data set, CIFAR-100 unless DATASET=... names another
 	$(RUN) sslbook.data $(or $(DATASET),cifar100)
 
 bench: book ## measure speed and memory beside other libraries, and the book; print the tables and keep them for it
+	@$(RUN) pip show -q pythae 2>/dev/null || $(RUN) pip install -q -c constraints.txt -e '.[peers]'
 	$(RUN) benchmarks
 
 gpu: setup ## ten minutes on a GPU: is all right, how fast is it; then train missing records of the paper profile

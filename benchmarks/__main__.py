@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import book, growth, losses, matching, nnk, step, views
+from benchmarks import book, growth, losses, matching, nnk, step, variational, views
 from sslbook import files, hardware, runs
 
 RESULTS = Path(__file__).with_name("results.md")
-PEERS = ("torchvision", "kornia", "lightly", "POT")
+PEERS = ("torchvision", "kornia", "lightly", "POT", "pythae")
 
 
 def main():
@@ -49,7 +49,7 @@ def version(name: str) -> str:
 
 def ratios() -> list[str]:
     lines = ["## Beside others", "", "| What | Ours, ms | Beside | Theirs, ms | Ratio |", "|---|--:|---|--:|--:|"]
-    for module in (views, losses, matching, nnk, step):
+    for module in (views, losses, matching, nnk, variational, step):
         for r in module.rows():
             lines.append(
                 f"| {r['what']} | {r['ours_ms']:.1f} | {r['theirs']} | {r['theirs_ms']:.1f} | {r['ratio']:.1f}× |"

@@ -9,21 +9,26 @@ from sslbook import losses, metrics
 
 SIZES = ((128, 32), (512, 128), (1024, 128))
 WIDE = ((256, 2048), (512, 2048))
+BROAD = ((512, 256), (512, 1024))
 
 
 def rows() -> list[dict]:
-    """NT-Xent, VICReg and Barlow Twins at several N×D, and 20-NN of 2000 queries in a bank of 10,000×128."""
+    """Losses with gradient at several N×D, and 20-NN of 2000 queries in a bank of 10,000×128."""
     try:
-        from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
+        from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss, SwaVLoss, VICRegLoss
         from lightly.utils.benchmarking import knn_predict
     except ModuleNotFoundError:
         print("lightly is not installed: its rows are left out.", file=sys.stderr)
         return []
+    prototypes = SwaVLoss(temperature=0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05)
+    swav = lambda a, b: prototypes([a, b], [])  # noqa: E731
     generator, found = torch.Generator().manual_seed(0), []
     cases = [("NT-Xent", lambda a, b: losses.nt_xent(a, b, temperature=0.5), NTXentLoss(temperature=0.5), SIZES)]
     cases += [
         ("VICReg", losses.vicreg, VICRegLoss(), WIDE),
         ("Barlow Twins", losses.barlow_twins, BarlowTwinsLoss(), WIDE),
+        ("BYOL, one view", losses.byol, NegativeCosineSimilarity(), BROAD),
+        ("SwAV, of scores", losses.swav, swav, BROAD),
     ]
     for name, ours, theirs, sizes in cases:
         for n, d in sizes:

@@ -16,7 +16,7 @@ import typing
 from dataclasses import dataclass
 
 RECIPE = 1
-"""Raise it when the numerics of training change: results of another recipe are refused, never silently reused."""
+"""Raise it when training computes something else, beyond rounding: results of another recipe are refused."""
 
 _KINDS: dict[str, dict[str, type]] = {}
 """The kinds of parts by slot and name."""

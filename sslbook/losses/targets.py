@@ -119,8 +119,7 @@ def codes(scores: Tensor, *, epsilon: float, iterations: int = 3) -> Tensor:
     )
     log = promoted(scores.detach()) / epsilon
     for _ in range(iterations):
-        log = log - log.logsumexp(0, keepdim=True)
-        log = log - log.logsumexp(1, keepdim=True)
+        log = log.log_softmax(0).log_softmax(1)
     return log.exp()
 
 
