@@ -40,6 +40,7 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN) pip install -c constraints.txt --no-build-isolation -e '.[book,test,bench,dev]'; } >.venv/setup.log 2>&1 || \
 	{ tail -n 20 .venv/setup.log; echo "The installation failed; .venv/setup.log has all it said." >&2; exit 1; }
 	@pwd -P >$@
+	@echo "Installed. \`make help\` lists the commands."
 
 book: setup ## compile the book to _build/html; PROFILE=smoke|laptop|paper and DATASET=... train what is missing first
 	$(SNAKEMAKE) book $(if $(CONFIG),--config $(CONFIG))

@@ -142,6 +142,8 @@ def _list(options) -> int:
 
 
 def _status(options) -> int:
+    for name in papers.names():
+        papers.paper(name)  # its configurations have kinds of parts that are known once it is there
     for path in runs.local():
         try:
             config, state = runs.state(path)

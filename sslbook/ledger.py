@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sslbook.config import require
+from sslbook.config import require, require_number
 
 REPRODUCED, PARTLY, MIXED, NOT_REPRODUCED = "reproduced", "partly", "mixed", "not reproduced"
 FALSE, UNDECIDED, UNTESTABLE = "false as stated", "not decided", "not testable here"
@@ -44,6 +44,9 @@ class Test:
     unit: str = "seeds"
 
     __test__ = False
+
+    def __post_init__(self):
+        require_number(f"The threshold of the test {self.says!r}", self.threshold)
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,8 @@ def judge(claim: Claim, frame: pd.DataFrame | None = None, complete: bool = Fals
         outcomes, runs = tuple(_outcome(test, test.statistic()) for test in evidence.tests), ()
     elif complete:
         outcomes, runs = measure(claim, frame), tuple(frame.run.unique())
+        empty = [outcome.test.says for outcome in outcomes if not outcome.seeds]
+        require(not empty, f"The test {empty} of the claim {claim.id!r} finds no run among those of its figure.")
     else:
         return Verdict(claim, UNDECIDED)
     states = [outcome.state for outcome in outcomes]
@@ -225,8 +230,11 @@ def corrected(judged: Iterable[Verdict]) -> list[Verdict]:
 def value(frame: pd.DataFrame, name: str, when: str = "end", **where) -> pd.Series:
     """The column `name` by seed at the "start", "half" or "end" of the runs whose labels are as in `where`.
 
-    See `moments`. Raises `ValueError` if a seed has several such runs.
+    See `moments`. Raises `ValueError` for a column or label that the frame has not, and if a seed has several such
+    runs.
     """
+    missing = [column for column in (name, *where) if column not in frame]
+    require(not missing or frame.empty, f"The runs have no column {missing}; they have {', '.join(map(str, frame))}.")
     for label, wanted in where.items():
         frame = frame[frame[label] == wanted]
     if frame.empty:

@@ -158,6 +158,13 @@ def test_paper_scale_without_a_gpu_is_refused_with_its_cost(folder, capsys, monk
     assert "hours on a fast GPU" in capsys.readouterr().err and not folder.exists()
 
 
+def test_the_status_of_runs_is_told_by_a_process_that_has_loaded_nothing_else(folder):
+    run = runs.ensure(PAPER.plan("main", "smoke")[0].config.replace(epochs=0), device="cpu")
+    command = [sys.executable, "-m", "sslbook", "status"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.startswith(run.config.id) and "finished" in told and "not readable" not in told
+
+
 def test_a_run_of_no_epochs_has_an_empty_history(folder):
     history = runs.ensure(tiny(epochs=0), device="cpu").history
     assert history.empty and {"epoch", "loss"} <= set(history)

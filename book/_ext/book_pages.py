@@ -225,7 +225,15 @@ def evidence(app, id):
         found = f"*Measured:* nothing that decides; of {len(planned)} declared runs {len(there)} are there."
         fresh = f"`sslbook notebook {page}.ipynb -p seeds '{list(range(last + 1, last + 4))}'`"
         at = plain(papers.facts(there, scale()).scale if there else f"profile {scale()}")
-        about = f"*Scale:* {at}. *To refute it:* {again} measures these runs again; {fresh} trains fresh seeds."
+        again = f"{again} measures these runs again. {fresh} trains fresh seeds"
+        if there:
+            one = sum(run.provenance["seconds"] for run, _ in there) / len(there)
+            runs = 3 * len(planned) / len({config.seed for config, _ in planned})
+            again += f", about {runs * one / 60:.0f} min of a core like ours"
+        about = (
+            f"*Scale:* {at}. *To refute it:* {again}; in it `page.measured('{id}')` tells what the rule finds on them, "
+            "while the verdict stays that of the declared runs."
+        )
     if v.outcomes:
         lines = [f"| {plain(row.test)} | {true_minus(row.value())} | {row.seeds} {row.unit} |" for row in rows]
         found = "\n".join(["| Measured | Mean (95 % interval) | Over |", "|---|---|---|", *lines, ""])
@@ -244,7 +252,7 @@ def training(app, figure):
     return explorer.html(
         caption="Left (above, where the page is narrow): singular values of the projector $W$ or of the encoder's "
         "features, or distances to the nearest negative, at one kept epoch, mean over seeds. Right: a measure "
-        "through training, mean ± one standard deviation over seeds; of a single seed there is none.",
+        "through training, mean ± one standard deviation over seeds, 0 where there is a single one.",
         alt="Two panels with a line for small, moderate and large augmentations in each: singular values of the "
         "projector at the end of training, and its effective rank through training.",
         made_by=papers.facts(found, scale()).line,

@@ -123,7 +123,7 @@ _FIRST = "07aa644"
 _TOGETHER = "The history does not show that the rule is older than its draws: both entered it together."
 
 _collapse, _bound, _forces, _tangent = (
-    functools.partial(Claim, page, commit=_FIRST)
+    functools.partial(Claim, page)
     for page in ("dimensional-collapse", "upper-bound", "invariance-and-repulsion", "tangent-plane")
 )
 _lie = functools.partial(Claim, "lie-groups", note=_TOGETHER)
@@ -143,12 +143,14 @@ CLAIMS = (
         "Fig. 1, Sec. 4",
         "The larger the augmentations, the more rank the linear projector loses in training.",
         FromRuns(_ordered("loss of effective rank", lambda f, s: -_change("effective_rank")(f, s))),
+        commit=_FIRST,
     ),
     _collapse(
         "fig1-collapse",
         "Fig. 1",
         "Under large augmentations the projector suffers a substantial dimensional collapse.",
         FromRuns(_LOST),
+        commit=_FIRST,
     ),
     _collapse(
         "fig1-collapse-late",
@@ -174,44 +176,47 @@ CLAIMS = (
                 ),
             )
         ),
+        commit=_FIRST,
     ),
     _collapse(
         "fig1-accuracy",
         "Fig. 1",
         "The larger the augmentations, the more accurate the encoder's representation.",
         FromRuns((*_ordered("20-NN accuracy", _value("knn")), *_ordered("linear-probe accuracy", _value("linear")))),
+        commit=_FIRST,
     ),
     _forces(
         "fig2-weight",
         "Fig. 2, Sec. 4",
         "Strength acts as a weight on the invariance term: attraction gains on repulsion as augmentations grow.",
         FromRuns(_ordered("attraction's share of the gradient", _pull_share)),
+        commit=_FIRST,
     ),
     _bound(
         "prop3.1-bound",
         "Prop. 3.1",
         "L_Upper is an upper bound of the InfoNCE loss of Eq. 1 (β ≥ 0, here 2).",
         FromRuns(tuple(_test("least L_Upper − L over kept epochs", _least_gap, s, -1e-5) for s in STRENGTHS)),
+        commit=_FIRST,
     ),
     _bound(
         "prop3.1-condition",
         "Ours, beside Prop. 3.1",
         "The proposition names no condition on β. One might read it for negative β, too.",
         Counterexample(theory.bound_at_negative_beta),
-        commit="",
     ),
     _bound(
         "fig3-tracks",
         "Fig. 3",
         "Through training L_Upper tracks the loss in its repulsion part, the part that the two do not share.",
         FromRuns(tuple(_test("correlation of the repulsion parts", _repulsion_correlation, s, 0.9) for s in STRENGTHS)),
+        commit=_FIRST,
     ),
     _bound(
         "fig3-curves",
         "Fig. 3",
         "The curves of L_Upper and of the loss rise and fall together.",
         FromRuns(tuple(_test("correlation of the curves", _curve_correlation, s, 0.9) for s in STRENGTHS)),
-        commit="",
         note=AFTERWARDS,
     ),
     *(
@@ -225,6 +230,7 @@ CLAIMS = (
                     for w in ("start", "half", "end")
                 )
             ),
+            commit=_FIRST,
         )
         for id, figure, name, says in (
             (
@@ -246,6 +252,7 @@ CLAIMS = (
                 *_ordered("mean distance over that of random pairs", _value("distance_relative_mean"), falling=True),
             )
         ),
+        commit=_FIRST,
     ),
     _tangent(
         "fig6-rises",
@@ -258,12 +265,14 @@ CLAIMS = (
                 for s in STRENGTHS
             )
         ),
+        commit=_FIRST,
     ),
     _tangent(
         "fig6-order",
         "Fig. 6, Sec. 5",
         "Label agreement at the end increases with the strength of augmentation.",
         FromRuns((*_ordered("fine agreement", _value("fine")), *_ordered("coarse agreement", _value("coarse")))),
+        commit=_FIRST,
     ),
     _tangent(
         "fig6-speed",
@@ -277,12 +286,14 @@ CLAIMS = (
                 ),
             )
         ),
+        commit=_FIRST,
     ),
     _tangent(
         "sec5-start",
         "Sec. 5",
         "Before training, a second view is far from the nearest negative under large augmentations, near under small.",
         FromRuns(_ordered("distance over that of random pairs", _value("second_mean", "start"))),
+        commit=_FIRST,
     ),
     _tangent(
         "sec5-dynamics",
@@ -299,7 +310,6 @@ CLAIMS = (
                 _test("rise of the distance of h¹", _change("distance_relative_mean"), "small"),
             )
         ),
-        commit="",
         note=AFTERWARDS,
     ),
     _tangent(
@@ -321,12 +331,14 @@ CLAIMS = (
                 ),
             )
         ),
+        commit=_FIRST,
     ),
     _tangent(
         "fig7-rest",
         "Fig. 7, Sec. 5",
         "Part of the variance stays unexplained.",
         FromRuns((_test("unexplained share at the end", _value("unexplained"), "large", 0.01),)),
+        commit=_FIRST,
     ),
     _forces(
         "intro-projector",
@@ -341,6 +353,7 @@ CLAIMS = (
                 ),
             )
         ),
+        commit=_FIRST,
     ),
     _forces(
         "prop4.1-trend",
@@ -359,6 +372,7 @@ CLAIMS = (
                 ),
             )
         ),
+        commit=_FIRST,
     ),
     _forces(
         "prop4.1-relative",
@@ -377,7 +391,6 @@ CLAIMS = (
                 ),
             )
         ),
-        commit="",
         note=AFTERWARDS,
     ),
     _forces(
@@ -385,7 +398,6 @@ CLAIMS = (
         "Sec. 4",
         "The larger the spread of the policy, the more dimensions the augmented directions v span.",
         FromRuns(_ordered("effective rank of v", _value("displacement_effective_rank"))),
-        commit="",
         note=AFTERWARDS,
     ),
     _forces(
@@ -394,7 +406,6 @@ CLAIMS = (
         "For features that are not collinear, the invariance term is minimised if and only if the displacements lie in "
         "the kernel of W.",
         Counterexample(theory.invariant_outside_kernel),
-        commit="",
     ),
     _forces(
         "prop4.2-rank",
@@ -406,7 +417,6 @@ CLAIMS = (
                 Test("largest rank of W, 48 directions minus 56, W 64×16", lambda: _kept_ranks(48, 56), 0.5),
             )
         ),
-        commit="",
         note=MATHEMATICS,
     ),
     _lie(
@@ -423,14 +433,12 @@ CLAIMS = (
         "The repulsion term is minimised by opposing each anchor to its nearest negative, Sim = −1. (The paper adds: "
         "if that is feasible. For more than two images it is not.)",
         Counterexample(theory.printed_repulsion_minimum),
-        commit="",
     ),
     _bound(
         "propC.1-sign",
         "Prop. C.1, Eq. 13",
         "The loss equals −β⟨f¹, f²⟩ − β⟨f¹, E f⟩ + H.",
         Counterexample(theory.sign_of_c1),
-        commit="",
     ),
     _tangent(
         "eq8-scale",
@@ -444,7 +452,6 @@ CLAIMS = (
                 ),
             )
         ),
-        commit="",
         note=MATHEMATICS,
     ),
     _tangent(
@@ -452,7 +459,6 @@ CLAIMS = (
         "Eq. 9",
         "WWᵀh is the projection of h onto the column space of W, for whatever W.",
         Counterexample(theory.not_a_projection),
-        commit="",
     ),
     _lie(
         "fig10-rank",

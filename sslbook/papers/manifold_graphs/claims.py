@@ -90,7 +90,9 @@ def transferred(table: pd.DataFrame) -> np.ndarray:
 
 
 _neighbourhoods, _metrics = (functools.partial(Claim, page) for page in ("neighbourhoods", "three-metrics"))
-_paradigm, _transfer = (functools.partial(Claim, page, commit="0d6014b") for page in ("paradigm", "transfer"))
+_paradigm, _transfer = (functools.partial(Claim, page) for page in ("paradigm", "transfer"))
+_FIRST = "0d6014b"
+"""The commit of the rules on models, before the first run of the zoo."""
 
 CLAIMS = (
     _paradigm(
@@ -107,6 +109,7 @@ CLAIMS = (
                 for policy in POLICIES
             )
         ),
+        commit=_FIRST,
     ),
     _transfer(
         "graphs-transfer",
@@ -121,6 +124,7 @@ CLAIMS = (
                 ),
             )
         ),
+        commit=_FIRST,
     ),
     _transfer(
         "graphs-beyond-accuracy",
@@ -135,6 +139,7 @@ CLAIMS = (
                 ),
             )
         ),
+        commit=_FIRST,
     ),
     _metrics(
         "graphs-dimension",
