@@ -96,16 +96,19 @@ def curves_with_band(frame, x: str, y: str, hue: str | None = None, *, ax=None, 
     return ax.figure
 
 
-def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=None, colours=None, **labels):
-    """Lines of singular values `y` against their index `x`, one colour per `hue`, one kind of line per `style`.
+def spectra(frame, x: str, y: str, hue: str, style: str | None = None, *, ax=None, colours=None, dashes=None, **labels):
+    """Lines of singular values `y` against their index `x`, one colour per `hue`, one kind of line per `style`, or else
+    per `hue`.
 
-    `frame` holds one row per line and rank: aggregate over runs beforehand. The ordinate is logarithmic.
+    `frame` holds one row per line and rank: aggregate over runs beforehand. The ordinate is logarithmic. `colours` and
+    `dashes` as in `curves_with_band`.
     """
     import seaborn
 
     ax = ax or axes()
-    looks = {"palette": _looks(frame, hue, colours)["palette"]}
-    seaborn.lineplot(frame, x=x, y=y, hue=hue, style=style, errorbar=None, ax=ax, **looks)
+    looks = _looks(frame, hue, colours, dashes)
+    looks |= {"style": style, "dashes": True} if style else {"style": hue}
+    seaborn.lineplot(frame, x=x, y=y, hue=hue, errorbar=None, ax=ax, **looks)
     return _finish(ax, {"yscale": "log"} | labels)
 
 

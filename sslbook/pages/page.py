@@ -197,7 +197,8 @@ class Page:
             entries["value"] /= entries.groupby([hue, "seed", "epoch"]).value.transform("max")
         lines = pd.concat(entries[entries.epoch == self.moments[w]].assign(when=t) for w, t in moments.items())
         lines = lines.groupby([hue, "when", "index"], as_index=False, sort=False).value.mean()
-        looks = {"style": "when" if len(moments) > 1 else None, "colours": self.paper.colours, "ax": ax}
+        looks = {"style": "when" if len(moments) > 1 else None, "ax": ax}
+        looks |= {"colours": self.paper.colours, "dashes": self.paper.dashes}
         return plotting.spectra(lines, "index", "value", hue, **looks, **({"xlabel": "direction"} | labels))
 
     def beside(self, columns: dict[str, str], hue: str | None, *, figsize=(8.6, 3.2), **labels):
