@@ -175,7 +175,9 @@ def gradients(method, loss):
 
 INDUCTOR = [
     pytest.mark.slow,
-    pytest.mark.skipif(" " in torch.__file__, reason="Inductor calls the C++ compiler with paths that may hold no space"),
+    pytest.mark.skipif(
+        " " in torch.__file__, reason="Inductor calls the C++ compiler with paths that may hold no space"
+    ),
 ]
 each_backend = pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=INDUCTOR)])
 PHASES = (0.1, 0.2, 0.9)
