@@ -1,13 +1,14 @@
 """Laws of the runs, measurements and frames of the chapter on the matching gap."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sslbook import data, losses, papers, runs
+from sslbook import data, losses, pages, papers, runs
 from sslbook.papers.geometry.theory import simplex
-from sslbook.papers.matching_gap import PAPER, plan
+from sslbook.papers.matching_gap import PAPER, figures, plan
 from sslbook.papers.matching_gap.theory import descend, least_entropic_gap, noisy_pairs
 from sslbook.papers.paper import Finished
 
@@ -150,3 +151,14 @@ def test_no_pairs_fall_below_the_least_gap_and_the_simplex_attains_it(epsilon):
         assert losses.matching_gap(x, y, epsilon=epsilon) > least
     z = simplex(16)
     assert losses.matching_gap(z, z, epsilon=epsilon, tol=1e-12).item() == pytest.approx(least, abs=1e-12)
+
+
+def test_the_curves_of_every_policy_are_whole():
+    page = pages.Page("matching_gap", None)
+    rows = [(policy, "matching gap", epoch, seed) for policy in plan.POLICIES for epoch in (0, 6) for seed in (1, 2)]
+    page.frame = pd.DataFrame(rows, columns=["policy", "loss", "epoch", "seed"])
+    page.frame["knn"] = page.frame.policy.map(dict(zip(plan.POLICIES, (0.1, 0.9), strict=True))) * (
+        page.frame.epoch > 0
+    )
+    for ax in figures.by_policy(page, "knn", "accuracy", 0, "best").axes:
+        assert ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 0.9

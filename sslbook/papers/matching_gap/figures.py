@@ -62,7 +62,8 @@ def by_policy(page, column: str, title: str, keep: int, loc):
     figure, (panels,) = page.grid(1, len(POLICIES), figsize=(8.6, 3.4))
     for ax, policy in zip(panels, POLICIES, strict=True):
         part = page.frame[page.frame.policy == policy]
-        page.draw(column, "loss", frame=part, ax=ax, title=policy, ylabel=title, ylim=(0, None))
+        page.draw(column, "loss", frame=part, ax=ax, title=policy, ylabel=title)
+    panels[0].set_ylim(0, None)  # of both, whose axis is one; set earlier, it would cut the curves of the second
     legend(panels, keep, loc)
     return figure
 
