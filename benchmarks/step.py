@@ -28,7 +28,7 @@ class Pairs(Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        image = self.images[index][None]
+        image = self.images.images[index][None]
         return self.transform(image)[0], self.transform(image)[0]
 
 
@@ -72,7 +72,7 @@ def plain():
 def laptop() -> tuple:
     """Configuration, a batch of images, and the function that takes our step on it."""
     config = PAPER.plan("fig1", "laptop", seeds=[1])[2].config
-    images = data.load("shapes", "train").images[: config.batch_size]
+    images = data.load("shapes", "train").subset(torch.arange(config.batch_size))
     method = training.build(config, data.channel_statistics(images.images)).to(memory_format=torch.channels_last)
     step = training._step(config, method, config.optim.build(method), images, "cpu")
     indices, generator = torch.arange(len(images)), torch.Generator().manual_seed(0)

@@ -1,10 +1,12 @@
-"""Laws of growth: memory is linear in the number of features where time is quadratic."""
+"""Laws of what is benchmarked: memory is linear in the number of features where time is quadratic; steps are taken."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks import step
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,3 +36,10 @@ def test_the_memory_of_nnk_and_its_metrics_grows_with_the_features_alone():
 @pytest.mark.parametrize("what", ["knn", "nnk"])
 def test_neighbours_among_50000_features_fit_in_4_gb(what):
     assert peaks(what, 50_000)[0] < 4
+
+
+def test_the_steps_that_are_timed_beside_each_other_can_be_taken():
+    _, images, ours = step.laptop()
+    loss, _ = ours()
+    step.plain()()
+    assert loss.isfinite() and len(images) == 128
