@@ -28,14 +28,15 @@ EXPLORERS = """async (moves) => {
     const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
     const found = [];
     for (const [i, el] of [...document.querySelectorAll(".sslbook-explorer")].entries()) {
-        const sliders = el.querySelectorAll("input[type=range]"), drawn = [], seen = [];
+        const controls = el.querySelectorAll("input[type=range], select"), drawn = [], seen = [];
         el.scrollIntoView();
         for (let move = 0; move < moves; move++) {
-            const slider = sliders[move % sliders.length];
+            const control = controls[move % controls.length];
             await painted();
             const start = performance.now();
-            slider.value = +slider.min + Math.random() * (slider.max - slider.min);
-            slider.dispatchEvent(new Event("input", { bubbles: true }));
+            if (control.options) control.selectedIndex = Math.random() * control.options.length;
+            else control.value = +control.min + Math.random() * (control.max - control.min);
+            control.dispatchEvent(new Event("input", { bubbles: true }));
             el.getBoundingClientRect();
             drawn.push(performance.now() - start);
             await painted();
