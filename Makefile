@@ -58,6 +58,7 @@ lint: setup ## check style and formatting
 data: setup ## download a data set, CIFAR-100 unless DATASET=... names another
 	$(RUN) sslbook.data $(or $(DATASET),cifar100)
 
+# pythae brings old packages with it, so only those who measure install it.
 bench: book ## measure speed and memory beside other libraries, and the book; print the tables and keep them for it
 	@$(RUN) pip show -q pythae 2>/dev/null || $(RUN) pip install -q -c constraints.txt -e '.[peers]'
 	$(RUN) benchmarks

@@ -63,8 +63,10 @@ def plain():
             optimizer.zero_grad()
             normalised = (torch.cat([first, second]).float() / 255 - encoder.mean) / encoder.std
             z1, z2 = method.projector(encoder.trunk(normalised).mean(dim=(2, 3))).chunk(2)
-            method.pair_loss(z1, z2).backward()
+            loss = method.pair_loss(z1, z2)
+            loss.backward()
             optimizer.step()
+        return loss
 
     return loop
 

@@ -11,7 +11,7 @@ from sslbook.models import MLP, MLPDecoder
 from sslbook.optim import Adam
 
 BATCH, LATENTS, WIDTH = 100, 40, 512
-"""The width is that of pythae's own layers, for images of which nothing else is said."""
+"""`WIDTH` is that of the hidden layers of pythae's default."""
 
 
 def rows() -> list[dict]:

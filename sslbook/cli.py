@@ -143,7 +143,7 @@ def _list(options) -> int:
 
 def _status(options) -> int:
     for name in papers.names():
-        papers.paper(name)  # its configurations have kinds of parts that are known once it is there
+        papers.paper(name)  # which registers the parts that configurations of its runs name
     for path in runs.local():
         try:
             config, state = runs.state(path)

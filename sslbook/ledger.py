@@ -92,8 +92,8 @@ class Claim:
     """A statement of a paper in our words, where it stands, the page that shows it, and what decides it.
 
     `where` begins with "Ours" if the statement is ours and not the paper's. `commit` is the first of the history that
-    holds the claim with its rule, given if all runs that count are younger. `note` is a sentence on the rule's age, as
-    `AFTERWARDS` or `MATHEMATICS`.
+    holds the claim with its rule, given if all runs that count are younger. `note` is a sentence that limits what the
+    verdict says, as `AFTERWARDS` or `MATHEMATICS`.
     """
 
     page: str
@@ -172,7 +172,7 @@ def judge(claim: Claim, frame: pd.DataFrame | None = None, complete: bool = Fals
 
     `frame` is the paper's frame of the runs at `profile`, needed for `FromRuns` alone; `complete` says that they are
     the runs that the evidence asks for, all and no others. Otherwise nothing is decided: to decide as soon as enough
-    seeds agree would be optional stopping.
+    seeds agree would be optional stopping. Raises `ValueError` if they are and a test finds no number in them.
     """
     evidence = claim.evidence
     if isinstance(evidence, Untestable):
@@ -184,8 +184,8 @@ def judge(claim: Claim, frame: pd.DataFrame | None = None, complete: bool = Fals
         outcomes, runs = tuple(_outcome(test, test.statistic()) for test in evidence.tests), ()
     elif complete:
         outcomes, runs = measure(claim, frame), tuple(frame.run.unique())
-        empty = [outcome.test.says for outcome in outcomes if not outcome.seeds]
-        require(not empty, f"The test {empty} of the claim {claim.id!r} finds no run among those of its figure.")
+        empty = "; ".join(outcome.test.says for outcome in outcomes if not outcome.seeds)
+        require(not empty, f"These tests of the claim {claim.id!r} have no finite number for any seed: {empty}.")
     else:
         return Verdict(claim, UNDECIDED)
     states = [outcome.state for outcome in outcomes]
@@ -233,7 +233,7 @@ def value(frame: pd.DataFrame, name: str, when: str = "end", **where) -> pd.Seri
     See `moments`. Raises `ValueError` for a column or label that the frame has not, and if a seed has several such
     runs.
     """
-    missing = [column for column in (name, *where) if column not in frame]
+    missing = ", ".join(repr(column) for column in (name, *where) if column not in frame)
     require(not missing or frame.empty, f"The runs have no column {missing}; they have {', '.join(map(str, frame))}.")
     for label, wanted in where.items():
         frame = frame[frame[label] == wanted]

@@ -1,6 +1,5 @@
 """What holds for every training: stopped runs continue to the same bits, and two processes train as one."""
 
-import functools
 import itertools
 import os
 import pickle
@@ -45,14 +44,15 @@ def assert_stops_change_nothing(config, folder):
 def together(work, *arguments, seconds=600):
     """`work(*arguments)` in two processes that meet as those of `torchrun` do; a traceback of either is raised here.
 
-    They are forks of one that has imported PyTorch, once for all tests, which takes longer than most of the work.
+    Both are forked from a server that has imported PyTorch, because the import takes longer than most of the work.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.set_forkserver_preload(["sslbook.training"])
-    start = functools.partial(torch.multiprocessing.start_processes, start_method="forkserver")
-    context = start(_start, (dict(os.environ), port, pickle.dumps((work, arguments))), nprocs=2, join=False)
+    given = dict(os.environ), port, pickle.dumps((work, arguments))
+    spawned = {"nprocs": 2, "join": False, "start_method": "forkserver"}
+    context = torch.multiprocessing.start_processes(_start, given, **spawned)
     deadline = time.monotonic() + seconds
     try:
         while not context.join(timeout=1):
@@ -66,7 +66,7 @@ def _start(rank, environment, port, pickled):
     os.environ |= environment | dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     os.environ |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    work, arguments = pickle.loads(pickled)  # in the environment, which says where the papers are
+    work, arguments = pickle.loads(pickled)  # only now: the environment says where papers are
     work(*arguments)
     torch.distributed.destroy_process_group()
 

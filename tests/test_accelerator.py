@@ -176,7 +176,7 @@ def gradients(method, loss):
 INDUCTOR = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        " " in torch.__file__, reason="Inductor calls the C++ compiler with paths that may hold no space"
+        " " in torch.__file__, reason="Inductor calls the C++ compiler with paths that must not contain a space"
     ),
 ]
 each_backend = pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=INDUCTOR)])

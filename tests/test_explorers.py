@@ -137,7 +137,7 @@ def move(page, name, values):
     )
 
 
-def widen(page, width):
+def resize(page, width):
     """Give the window another width and wait until every explorer is drawn at its own."""
     page.set_viewport_size({"width": width, "height": 900})
     page.wait_for_function(
@@ -299,7 +299,7 @@ def test_a_widget_that_cannot_start_leaves_its_figure_and_the_others(page, addre
 
 @pytest.mark.parametrize("width", [320, 390, 1300])
 def test_page_is_as_wide_as_its_window_and_letters_keep_their_size(alive, width):
-    widen(alive, width)
+    resize(alive, width)
     assert alive.evaluate("document.documentElement.scrollWidth") <= width
     outside = alive.evaluate(
         """() => [...document.querySelectorAll('.sslbook-explorer svg text')].filter(text => {
@@ -392,7 +392,7 @@ def test_the_views_on_the_page_are_those_of_the_library(alive):
 @pytest.mark.parametrize("width", [390, 900])
 @pytest.mark.parametrize("group", GROUPS)
 def test_marks_of_two_profiles_stand_among_all_models_in_standard_deviations(alive, group, width):
-    widen(alive, width)
+    resize(alive, width)
     table = pd.DataFrame(ARGUMENTS["Profiles"][0])
     names, z = list(table.model), scipy.stats.zscore(table[list(GROUPS[group])].to_numpy(), 0)
     move(alive, "Profiles", {"group": group, "first": names[5], "second": names[3]})

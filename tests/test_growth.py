@@ -39,7 +39,5 @@ def test_neighbours_among_50000_features_fit_in_4_gb(what):
 
 
 def test_the_steps_that_are_timed_beside_each_other_can_be_taken():
-    _, images, ours = step.laptop()
-    loss, _ = ours()
-    step.plain()()
-    assert loss.isfinite() and len(images) == 128
+    ours, _ = step.laptop()[2]()
+    assert ours.isfinite() and step.plain()().isfinite()

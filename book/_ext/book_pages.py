@@ -231,8 +231,8 @@ def evidence(app, id):
             runs = 3 * len(planned) / len({config.seed for config, _ in planned})
             again += f", about {runs * one / 60:.0f} min of a core like ours"
         about = (
-            f"*Scale:* {at}. *To refute it:* {again}; in it `page.measured('{id}')` tells what the rule finds on them, "
-            "while the verdict stays that of the declared runs."
+            f"*Scale:* {at}. *To refute it:* {again}; in the notebook `page.measured('{id}')` applies the rule. "
+            "The verdict does not change by it: it counts the declared runs alone."
         )
     if v.outcomes:
         lines = [f"| {plain(row.test)} | {true_minus(row.value())} | {row.seeds} {row.unit} |" for row in rows]

@@ -467,7 +467,7 @@ CLAIMS = (
         FromDraws(
             (Test("least growth of rank for a further 60°, five pixels", _orbit),), scale="at the size of the paper's"
         ),
-        note="The rule is that of commit 07aa644, the first of the ledger.",
+        note=f"The rule is that of commit {_FIRST}, the first of the ledger.",
     ),
     _lie(
         "appB-generator",

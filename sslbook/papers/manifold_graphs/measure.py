@@ -146,8 +146,8 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
         row |= _manifolds(clean, {family: features[family].unflatten(0, (VIEWS, -1)) for family in FAMILIES})
         for name, parts in sets.items():
             labelled = {part: (features[f"{name} {part}"], each.fine) for part, each in parts.items()}
-            end = "" if name == "source" else f"_{name}"
-            row |= {f"{probe}{end}": accuracy for probe, accuracy in _content(**labelled).items()}
+            suffix = "" if name == "source" else f"_{name}"
+            row |= {f"{probe}{suffix}": accuracy for probe, accuracy in _content(**labelled).items()}
             if name == "source":
                 row["validation_knn"] = metrics.knn_accuracy(*labelled["bank"], *labelled["validation"])
         yield {name: torch.as_tensor(value) for name, value in (row | _compared(clean)).items()}

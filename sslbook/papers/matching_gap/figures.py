@@ -63,7 +63,7 @@ def by_policy(page, column: str, title: str, keep: int, loc):
     for ax, policy in zip(panels, POLICIES, strict=True):
         part = page.frame[page.frame.policy == policy]
         page.draw(column, "loss", frame=part, ax=ax, title=policy, ylabel=title)
-    panels[0].set_ylim(0, None)  # of both, whose axis is one; set earlier, it would cut the curves of the second
+    panels[0].set_ylim(0, None)  # of both; set before the second is drawn, it would cut its curves
     legend(panels, keep, loc)
     return figure
 
