@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import pandas as pd
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -65,6 +66,28 @@ def exp(generator: Tensor, epsilon) -> Tensor:
     require(shape[0] == shape[1], f"The generator has shape {tuple(shape)}; it must be a square matrix.")
     epsilon = finite("epsilon", epsilon, dtype=generator.dtype).to(generator.device)
     return torch.linalg.matrix_exp(epsilon[..., None, None] * generator)
+
+
+def fit(x: Tensor, moved: Tensor, epsilon: float, *, penalty: float = 1e-3) -> Tensor:
+    """The generator G, (n, n), for which exp(εG) takes the rows of `x` (N, n) to those of `moved`, by ridge regression.
+
+    exp(εG) is I + B with B the minimum of ‖x + xBᵀ − moved‖² + λ‖B‖², λ being `penalty` times the mean of the squared
+    singular values of x: where the rows say nothing, nothing moves. G is the principal logarithm divided by ε, of
+    which the real part is taken.
+
+    **Raises** `ValueError` if shapes differ, and for an ε or a penalty that is not above 0.
+
+    >>> x, G = torch.eye(2).double(), lie.plane_generator("squeeze")
+    >>> bool(torch.allclose(lie.fit(x, x @ lie.exp(G, 0.1).T, 0.1, penalty=1e-12), G))
+    True
+    """
+    for name, number in (("epsilon", epsilon), ("The penalty", penalty)):
+        require_number(name, number, above=0)
+    x, moved = (finite(name, value, 2).double() for name, value in (("x (N, n)", x), ("moved (N, n)", moved)))
+    require(x.shape == moved.shape, f"x has shape {tuple(x.shape)}, moved {tuple(moved.shape)}; they must be equal.")
+    gram, eye = x.T @ x, torch.eye(x.shape[1], dtype=torch.float64)
+    step = torch.linalg.solve(gram + penalty * gram.diagonal().mean() * eye, x.T @ (moved - x)).T
+    return torch.from_numpy(np.real(scipy.linalg.logm((eye + step).numpy())).copy()) / epsilon
 
 
 def rotate(images: Tensor, degrees, *, interpolation: str = "nearest") -> Tensor:

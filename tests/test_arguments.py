@@ -333,6 +333,12 @@ CALLS = {
         "generator": measured(normal(3, 3), **{"a rectangle": normal(2, 3), "integers": torch.eye(3).long()}),
         "epsilon": without(measured(torch.linspace(0, 1, 4)), "more axes"),
     },
+    "lie.fit": {
+        "x": measured(normal(6, 4), **{"five rows": normal(5, 4)}),
+        "moved": measured(normal(6, 4, seed=1), **{"three columns": normal(6, 3)}),
+        "epsilon": number(0.3, 0, -1),
+        "penalty": number(1e-3, 0, -1),
+    },
     "lie.rotate": {
         "images": measured(IMAGES, bytes=PIXELS),
         "degrees": measured(torch.arange(5.0), **{"four angles": torch.arange(4.0)}),

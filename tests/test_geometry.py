@@ -8,6 +8,7 @@ from sslbook.optim import LARS
 from sslbook.papers import check
 from sslbook.papers.geometry import PAPER
 from sslbook.papers.geometry.measure import gradient_norms
+from sslbook.papers.observe import calibrate
 from sslbook.papers.paper import Finished
 from sslbook.views import policy
 
@@ -41,19 +42,19 @@ def test_paper_profile_is_the_papers_setting():
 def test_the_most_valuable_runs_come_first():
     """One seed of each strength, then the next: a batch that is cut short has whole comparisons."""
     order = [(config.seed, labels["strength"]) for config, labels in PAPER.plan("main", "laptop")]
-    assert order[:4] == [(1, "small"), (1, "moderate"), (1, "large"), (2, "small")]
-    assert order[-2:] == [(4, "large"), (5, "large")] and 0 not in {seed for seed, _ in order}
+    assert order[:4] == [(11, "small"), (11, "moderate"), (11, "large"), (12, "small")]
+    assert len(order) % 3 == 0 and not {seed for seed, _ in order} & {0, 1, 2, 3, 4, 17}
 
 
 def test_figures_share_their_runs_and_other_figures_vary_one_thing():
     assert configs("fig7", "laptop") == configs("main", "laptop")
-    main = {c.id for c in configs("main", "laptop")}
+    baseline = {c.id for c in configs("baseline", "laptop")}
     depth = configs("fig8", "laptop")
-    assert depth[0].id in main and len({(c.method.widths, c.seed) for c in depth}) == len(depth)
+    assert depth[0].id in baseline and len({(c.method.widths, c.seed) for c in depth}) == len(depth)
     assert {c.replace(method=depth[0].method, seed=1).id for c in depth} == {depth[0].id}
-    for c in configs("duration", "laptop"):
-        assert c.replace(epochs=8, snapshots=4).id in main and c.epochs == 64
-    assert configs("duration", "paper") == configs("main", "paper")
+    for c in configs("main", "laptop"):
+        assert c.replace(epochs=8, snapshots=4, early=(), seed=1).id in baseline and c.epochs == 64
+    assert configs("baseline", "paper") == configs("main", "paper")
     small = policy("small")
     for c in configs("knobs", "laptop"):
         assert sum(getattr(c.views, f) != getattr(small, f) for f in ("crop", "flip", "jitter", "grayscale")) == 1
@@ -98,6 +99,28 @@ def test_measurements_agree_with_what_they_are_of(run):
     assert (counts == len(train) // papers.BATCH * papers.BATCH).all()
     assert (arrays["unexplained"] >= arrays["unexplained_oracle"] - 1e-6).all()
     assert (arrays["unexplained_half"] >= arrays["unexplained"] - 1e-6).all()
+
+
+def test_each_direction_of_the_projector_has_its_variances(run):
+    """Over all directions of W, and those that it does not see, they add up to the variances of the features."""
+    arrays, width = PAPER.arrays(run), run.config.method.widths[-1]
+    views, images = arrays["view_variance"], arrays["image_variance"]
+    assert views.shape == images.shape == (3, width) and (views > 0).all() and (images > 0).all()
+    energy = arrays["displacement"].square().sum(1) / (2 * arrays["distance_unit"].sum(1))
+    assert (views.sum(1) < energy).all()
+    centered = arrays["views_centered"].square().sum(1) / arrays["distance_unit"].sum(1)
+    assert (images.sum(1) < centered).all()
+
+
+def test_batch_norm_has_statistics_at_the_start(run):
+    """Those of the training images: unit variance after the last batch norm, which the evaluation mode is without."""
+    method, train = run.method(0), data.load_train(run.config.data)
+    blank = papers.encode(method, train.images)
+    calibrate(method, train.images)
+    assert not method.training
+    seen, kept = papers.encode(method, train.images), PAPER.arrays(run)["encoder"][0]
+    torch.testing.assert_close(metrics.singular_values(seen).float(), kept, rtol=1e-3, atol=1e-3)
+    assert metrics.effective_rank(seen - seen.mean(0)) > metrics.effective_rank(blank - blank.mean(0)) + 1
 
 
 def test_one_matrix_is_one_region_whose_local_map_is_the_matrix(run):

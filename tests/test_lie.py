@@ -54,6 +54,17 @@ def test_the_error_of_the_linearised_orbit_falls_with_the_square_of_epsilon(name
     assert errors[1] == pytest.approx(1e-6 * expected, rel=1e-2, abs=1e-14)
 
 
+def test_a_fitted_generator_moves_as_its_own_does():
+    """The generator of shifts is found from one shift; what the vectors do not show stays where it is."""
+    G, x = lie.shift_generator(7), torch.randn(40, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = lie.fit(x, x @ lie.exp(G, 0.4).T, 0.4, penalty=1e-12)
+    torch.testing.assert_close(found, G, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(lie.exp(found, 3.0), torch.eye(7).double().roll(3, 0), rtol=1e-6, atol=1e-7)
+    flat = x[:3] - x[:3].mean()
+    assert torch.linalg.matrix_rank(lie.fit(flat, flat @ lie.exp(G, 0.4).T, 0.4), tol=1e-9) == 3
+    assert lie.fit(x, x @ lie.exp(G, 0.4).T, 0.4, penalty=1e9).abs().max() < 1e-6
+
+
 def test_the_exponential_of_a_random_generator_agrees_with_its_eigenvalues():
     matrix = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     values, vectors = torch.linalg.eigh(matrix + matrix.T)

@@ -6,11 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
 from sslbook import data, hardware
 from sslbook.config import Config
 from sslbook.data import ImageSet
-from sslbook.methods import Method
+from sslbook.methods import JointEmbedding, Method
 from sslbook.runs import Run
 
 BATCH = 128
@@ -32,19 +33,33 @@ Layer = Callable[[Method, Tensor], Tensor]
 
 
 def observe(
-    run: Run, images: dict[str, Tensor], device: str | None = None, layer: Layer | None = None
+    run: Run,
+    images: dict[str, Tensor],
+    device: str | None = None,
+    layer: Layer | None = None,
+    start: Tensor | None = None,
 ) -> Iterator[Observation]:
     """The features of named `images`, of any image set, each (N, C, H, W), uint8 or float in [0, 1].
 
-    Yields an observation for each kept epoch. `device` as in `runs.ensure`, `layer` as in `encode`.
+    Yields an observation for each kept epoch. `device` as in `runs.ensure`, `layer` as in `encode`. On the images
+    `start` the statistics of batch norm at initialisation are computed, of which there are none before training;
+    without them it subtracts 0 and divides by 1 there.
     """
     hardware.keep_memory()
     for epoch in run.snapshots:
         method = run.method(epoch)
         with hardware.claim_device(device) as chosen:
             method.to(chosen, memory_format=torch.channels_last)
+            if epoch == 0 and start is not None:
+                calibrate(method, start, chosen)
             features = {name: encode(method, tensor, chosen, layer) for name, tensor in images.items()}
         yield Observation(epoch, method.cpu(), features)
+
+
+def calibrate(method: JointEmbedding, images: Tensor, device: str = "cpu") -> None:
+    """Give batch norm the mean and variance of batches of `images`, averaged, as its statistics, in place."""
+    with hardware.autocast(device):
+        update_bn(_batches(images, device), torch.nn.Sequential(method.encoder, method.projector))
 
 
 @torch.no_grad()
@@ -53,9 +68,12 @@ def encode(method: Method, images: Tensor, device: str = "cpu", layer: Layer | N
     method, or those of another `layer`."""
     layer = layer or type(method).encode
     with hardware.autocast(device):
-        batches = (batch.to(device) for batch in images.split(BATCH))
-        floats = (batch.float() / 255 if batch.dtype == torch.uint8 else batch for batch in batches)
-        return torch.cat([layer(method, batch).float().cpu() for batch in floats])
+        return torch.cat([layer(method, batch).float().cpu() for batch in _batches(images, device)])
+
+
+def _batches(images: Tensor, device: str) -> Iterator[Tensor]:
+    batches = (batch.to(device) for batch in images.split(BATCH))
+    return (batch.float() / 255 if batch.dtype == torch.uint8 else batch for batch in batches)
 
 
 def held_out(config: Config) -> ImageSet:

@@ -1,6 +1,5 @@
 """Claims of Cosentino et al. 2022, on its main runs: SimCLR with a linear projector under three strengths."""
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -10,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from sslbook import lie
-from sslbook.ledger import AFTERWARDS, MATHEMATICS, Claim, Counterexample, FromDraws, FromRuns, Test, Untestable, value
+from sslbook.ledger import MATHEMATICS, Claim, Counterexample, FromDraws, FromRuns, Test, Untestable, value
 from sslbook.papers.geometry import theory
 from sslbook.papers.geometry.plan import STRENGTHS
+from sslbook.papers.observe import BATCH
 
 Statistic = Callable[[pd.DataFrame, str], pd.Series]
 """Of the runs of one strength: a number by seed."""
@@ -32,6 +32,10 @@ def _change(name: str) -> Statistic:
 
 def _relative_change(name: str) -> Statistic:
     return lambda f, s: _at(f, s, name) / _at(f, s, name, "start") - 1
+
+
+def _kept_rank(frame: pd.DataFrame, strength: str) -> pd.Series:
+    return 1 + _relative_change("effective_rank")(frame, strength)
 
 
 def _test(says: str, statistic: Statistic, strength: str, threshold: float = 0.0) -> Test:
@@ -88,8 +92,14 @@ def _excess_spread(frame: pd.DataFrame, strength: str) -> pd.Series:
     return _at(frame, strength, "spread_encoder") - _at(frame, strength, "spread_projector")
 
 
-def _relative_energy(frame: pd.DataFrame, strength: str, when: str = "end") -> pd.Series:
-    return _at(frame, strength, "energy_displacement", when) / _at(frame, strength, "energy_features", when)
+def _behind(name: str) -> Statistic:
+    """How far an accuracy of the projector's output is behind the encoder's."""
+    return lambda f, s: _at(f, s, name) - _at(f, s, f"{name}_projector")
+
+
+def _rise_after_least(frame: pd.DataFrame, strength: str) -> pd.Series:
+    least = frame[frame.strength == strength].groupby("seed").unexplained.min()
+    return _at(frame, strength, "unexplained") - least
 
 
 def _orbit() -> pd.Series:
@@ -118,7 +128,10 @@ def _kept_ranks(few: int, many: int) -> pd.Series:
 
 
 _FIRST = "07aa644"
-"""The commit of the rules, before the first run."""
+"""The commit of the first rules, before any run. Then they were judged by shorter runs, of other seeds."""
+
+_LONG = "0000000"
+"""The commit of the rules that are new or changed for the long runs, before a look at any of these."""
 
 _TOGETHER = "The history does not show that the rule is older than its draws: both entered it together."
 
@@ -127,15 +140,6 @@ _collapse, _bound, _forces, _tangent = (
     for page in ("dimensional-collapse", "upper-bound", "invariance-and-repulsion", "tangent-plane")
 )
 _lie = functools.partial(Claim, "lie-groups", note=_TOGETHER)
-
-_LOST = tuple(
-    _test(f"share of {what} lost", lambda f, s, name=name: -_relative_change(name)(f, s), "large", 0.1)
-    for what, name in (
-        ("effective rank", "effective_rank"),
-        ("singular values ≥ 0.25", "rank_0.25"),
-        ("singular values ≥ σ_max/4", "relative_0.25"),
-    )
-)
 
 CLAIMS = (
     _collapse(
@@ -149,19 +153,17 @@ CLAIMS = (
         "fig1-collapse",
         "Fig. 1",
         "Under large augmentations the projector suffers a substantial dimensional collapse.",
-        FromRuns(_LOST),
-        commit=_FIRST,
-    ),
-    _collapse(
-        "fig1-collapse-late",
-        "Ours, beside Fig. 1",
-        "Trained eight times as long, the projector collapses under large augmentations, by the same rule. (Without "
-        "seed 1, whose runs had been looked at.)",
         FromRuns(
-            tuple(dataclasses.replace(t, statistic=lambda f, t=t: t.statistic(f[f.seed > 1])) for t in _LOST),
-            figure="duration",
+            tuple(
+                _test(f"share of {what} lost", lambda f, s, name=name: -_relative_change(name)(f, s), "large", 0.1)
+                for what, name in (
+                    ("effective rank", "effective_rank"),
+                    ("singular values ≥ 0.25", "rank_0.25"),
+                    ("singular values ≥ σ_max/4", "relative_0.25"),
+                )
+            )
         ),
-        commit="f3202b0",
+        commit=_FIRST,
     ),
     _collapse(
         "fig1-small",
@@ -184,6 +186,59 @@ CLAIMS = (
         "The larger the augmentations, the more accurate the encoder's representation.",
         FromRuns((*_ordered("20-NN accuracy", _value("knn")), *_ordered("linear-probe accuracy", _value("linear")))),
         commit=_FIRST,
+    ),
+    _collapse(
+        "accuracy-without-collapse",
+        "Ours, beside Fig. 1",
+        "Accuracy needs no collapse: under moderate augmentations nine tenths of the rank are left, and three quarters "
+        "of the accuracy that large ones gain are gained.",
+        FromRuns(
+            (
+                _test("effective rank at the end over start", _kept_rank, "moderate", 0.9),
+                Test(
+                    "gain of 20-NN accuracy, moderate over large",
+                    lambda f: _change("knn")(f, "moderate") / _change("knn")(f, "large"),
+                    0.75,
+                ),
+            )
+        ),
+        commit=_LONG,
+    ),
+    _collapse(
+        "intro-accuracy",
+        "Introduction",
+        "The encoder's features are a better representation than the projector's output, which is thrown away; all the "
+        "more under large augmentations.",
+        FromRuns(
+            tuple(
+                test
+                for says, name in (("20-NN", "knn"), ("linear-probe", "linear"))
+                for test in (
+                    _test(f"{says} accuracy, encoder minus projector", _behind(name), "large"),
+                    Test(
+                        f"that difference by {says}, large minus small",
+                        lambda f, name=name: _behind(name)(f, "large") - _behind(name)(f, "small"),
+                    ),
+                )
+            )
+        ),
+        commit=_LONG,
+    ),
+    _collapse(
+        "sec4-directions",
+        "Sec. 4",
+        "The projector loses the directions in which augmentations move the features.",
+        FromRuns(
+            (
+                _test(
+                    "minus the rank correlation of σ with views' variance over images', singular directions of W",
+                    lambda f, s: -_at(f, s, "views_by_direction"),
+                    "large",
+                    0.5,
+                ),
+            )
+        ),
+        commit=_LONG,
     ),
     _forces(
         "fig2-weight",
@@ -217,7 +272,22 @@ CLAIMS = (
         "Fig. 3",
         "The curves of L_Upper and of the loss rise and fall together.",
         FromRuns(tuple(_test("correlation of the curves", _curve_correlation, s, 0.9) for s in STRENGTHS)),
-        note=AFTERWARDS,
+        commit=_LONG,
+    ),
+    _bound(
+        "upper-constant",
+        "Ours, beside Fig. 3",
+        "By L_Upper a network trained under large augmentations is worse than one with the same output for all images.",
+        FromRuns(
+            (
+                _test(
+                    "L_Upper at the end, less log 2(N − 1), N = 128",
+                    lambda f, s: _at(f, s, "upper") - math.log(2 * (BATCH - 1)),
+                    "large",
+                ),
+            )
+        ),
+        commit=_LONG,
     ),
     *(
         _tangent(
@@ -310,7 +380,7 @@ CLAIMS = (
                 _test("rise of the distance of h¹", _change("distance_relative_mean"), "small"),
             )
         ),
-        note=AFTERWARDS,
+        commit=_LONG,
     ),
     _tangent(
         "fig7-drop",
@@ -340,6 +410,28 @@ CLAIMS = (
         FromRuns((_test("unexplained share at the end", _value("unexplained"), "large", 0.01),)),
         commit=_FIRST,
     ),
+    _tangent(
+        "fig7-transient",
+        "Ours, beside Fig. 7",
+        "The fall is transient: after its least value the unexplained share rises again.",
+        FromRuns((_test("unexplained share, end minus least over kept epochs", _rise_after_least, "large", 0.05),)),
+        commit=_LONG,
+    ),
+    _tangent(
+        "sec5-alignment",
+        "Sec. 5",
+        "The projector aligns with the displacements δh, rather than with the directions in which images differ.",
+        FromRuns(
+            (
+                _test(
+                    "unexplained share at the end, of differences between random pairs minus of displacements",
+                    lambda f, s: _at(f, s, "unexplained_pairs") - _at(f, s, "unexplained"),
+                    "large",
+                ),
+            )
+        ),
+        commit=_LONG,
+    ),
     _forces(
         "intro-projector",
         "Abstract, Sec. 4",
@@ -362,25 +454,6 @@ CLAIMS = (
         FromRuns(
             (
                 _test(
-                    "fall of (‖Wᵀv‖²/‖v‖²)/(‖Wᵀh‖²/‖h‖²)",
-                    lambda f, s: _relative_energy(f, s, "start") - _relative_energy(f, s),
-                    "large",
-                ),
-                Test(
-                    "the ratio at the end, small minus large",
-                    lambda f: _relative_energy(f, "small") - _relative_energy(f, "large"),
-                ),
-            )
-        ),
-        commit=_FIRST,
-    ),
-    _forces(
-        "prop4.1-relative",
-        "Prop. 4.1, Sec. 4",
-        "The same, with differences between images as the reference instead of the features themselves.",
-        FromRuns(
-            (
-                _test(
                     "fall of the spread of views, projector over encoder",
                     lambda f, s: _spread_ratio(f, s, "start") - _spread_ratio(f, s),
                     "large",
@@ -391,14 +464,14 @@ CLAIMS = (
                 ),
             )
         ),
-        note=AFTERWARDS,
+        commit=_LONG,
     ),
     _forces(
         "sec4-span",
         "Sec. 4",
         "The larger the spread of the policy, the more dimensions the augmented directions v span.",
         FromRuns(_ordered("effective rank of v", _value("displacement_effective_rank"))),
-        note=AFTERWARDS,
+        commit=_LONG,
     ),
     _forces(
         "prop4.1-iff",
@@ -483,6 +556,24 @@ CLAIMS = (
                 Test("0.5 less that size at 90°, K = 8", lambda: 0.5 - _toy("apart", 1, 90, 8)["size"]),
             )
         ),
+    ),
+    _lie(
+        "appB-model",
+        "Sec. 4, App. B",
+        "A transformation of images acts on their features as exp(εG), with one generator G.",
+        FromRuns(
+            tuple(
+                _test(
+                    f"share explained in unseen images turned by {10 * k}°, G fitted to 10°",
+                    _value(f"generator_{k}"),
+                    "large",
+                    0.5,
+                )
+                for k in (1, 3)
+            )
+        ),
+        commit=_LONG,
+        note="",
     ),
     _lie(
         "appB-count",

@@ -1,12 +1,14 @@
 """What the figures show of a run of SimCLR: spectra, neighbours, the bound, what the projector explains."""
 
+import math
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
 from torch import Tensor
 
-from sslbook import data, metrics
+from sslbook import data, lie, metrics
 from sslbook.config import Config
 from sslbook.losses import info_nce, info_nce_upper_bound
 from sslbook.methods import JointEmbedding
@@ -14,22 +16,24 @@ from sslbook.papers.geometry import theory
 from sslbook.papers.observe import BATCH, held_out, observe, pairs
 from sslbook.runs import Run
 
-VERSION = 2
+VERSION = 3
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
 
 _LOCAL = 512
 _DISTANCES = torch.linspace(0, 2, 51)
+_ROTATED, _DEGREES = 1024, 10.0
 
 
 @torch.no_grad()
 def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     """All that the figures need, for each kept epoch.
 
-    Encoders are in evaluation mode. Features are taken of all training images (the bank of the neighbour and linear
-    classifiers), of the test images (where a run trains on a part, a balanced set of a fifth of its size), and of two
-    views of a fixed balanced 2048 of the training images, with the same draws at every epoch, in B batches of 128.
+    Encoders are in evaluation mode; at epoch 0 batch norm has the statistics of the training images. Features are taken
+    of all training images (the bank of the neighbour and linear classifiers), of the test images (where a run trains on
+    a part, a balanced set of a fifth of its size), and of two views of a fixed balanced 2048 of the training images,
+    with the same draws at every epoch, in B batches of 128.
 
-    - () `knn`, `linear`: accuracies on the test images.
+    - () `knn`, `linear`: accuracies on the test images; `knn_projector`, `linear_projector`: those of the outputs.
     - (·,) singular values of `projector` W, `encoder` and `encoder_centered` (training images), `views` and
       `views_centered` (first views), `displacement` h² − h¹.
     - (B,) `loss` (Eq. 1), `upper`, `invariance`, `repulsion` (Prop. 3.1); `fine`, `coarse`: label agreement, and
@@ -43,22 +47,58 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
       `unexplained_local` (with the projector's linear map at each of 512 anchors, Eq. 11), `unexplained_elsewhere`
       (with the map at another of them); `regions`: how many of the
       projector's linear regions the 2048 anchors fall into.
-    - () `energy_displacement`, `energy_features`: ‖Wᵀx‖²/‖x‖²; `spread_encoder`, `spread_projector`:
-      ‖x² − x¹‖²/‖x_i − x_j‖² of features and of unit outputs.
+    - (K,) `view_variance`, `image_variance`: for each left singular vector u of W, half the mean of ⟨u, h² − h¹⟩², and
+      the variance of ⟨u, h¹⟩.
+    - () `generator_1`, `generator_2`, `generator_3`: of the change of features when an image is turned by 10°, 20° and
+      30°, the share that exp(εG) explains in images on which the generator G, `lie.fit` to the first of these angles,
+      was not fitted (0: nothing moves); `generator_passes`: ‖WᵀGh‖²/‖Gh‖² relative to that of differences between
+      images.
+    - () `spread_encoder`, `spread_projector`: ‖x² − x¹‖²/‖x_i − x_j‖² of features and of unit outputs.
 
     What is made of the matrix W is missing where the projector is not one matrix.
     """
     train, test = data.load_train(run.config.data), held_out(run.config)
     anchors, first, second = pairs(run.config, train)
     images = {"bank": train.images, "queries": test.images, "first": first, "second": second}
-    for _, method, h in observe(run, images, device):
-        bank, queries, h1, h2 = h.values()
+    images |= _turned(anchors.images[:_ROTATED])
+    for _, method, h in observe(run, images, device, start=train.images):
+        bank, queries, h1, h2, *turned = h.values()
+        outputs = method.projector(bank), method.projector(queries)
         yield {
             **_spectra(method, bank, h1, h2),
             **_neighbourhood(method.projector, h1, h2, anchors, run.config),
+            **_rotation(method.projector, h1, turned),
             "knn": metrics.knn_accuracy(bank, train.fine, queries, test.fine),
             "linear": metrics.linear_probe(bank, train.fine, queries, test.fine),
+            "knn_projector": metrics.knn_accuracy(outputs[0], train.fine, outputs[1], test.fine),
+            "linear_projector": metrics.linear_probe(outputs[0], train.fine, outputs[1], test.fine),
         }
+
+
+def _turned(images: Tensor) -> dict[str, Tensor]:
+    """The images turned by 0 to 3 times `_DEGREES`, in the disk that stays inside at every angle."""
+    height, width = images.shape[-2:]
+    row, column = (torch.arange(n) - (n - 1) / 2 for n in (height, width))
+    inside = torch.hypot(row[:, None], column) < min(height, width) / 2
+    angles = [k * _DEGREES for k in range(4)]
+    return {f"{a:g}°": lie.rotate(images.float() / 255, a, interpolation="bilinear") * inside for a in angles}
+
+
+def _rotation(projector, h1: Tensor, turned: list[Tensor]) -> dict[str, Tensor]:
+    """How well one generator describes what a rotation does to features, and how much of it passes through W."""
+    fitted = len(h1[:_ROTATED]) * 3 // 4
+    x, *moved = (h.double() for h in turned)
+    G = lie.fit(x[:fitted], moved[0][:fitted], math.radians(_DEGREES))
+    x, moved = x[fitted:], [h[fitted:] for h in moved]
+    row = {}
+    for k, target in enumerate(moved, 1):
+        missed = (x @ lie.exp(G, k * math.radians(_DEGREES)).T - target).square().sum()
+        row[f"generator_{k}"] = 1 - missed / (x - target).square().sum()
+    if len(projector) > 1:
+        return row
+    basis = projector[0].weight.T
+    passes = _energy((x @ G.T).float(), basis) / _energy(h1 - h1.roll(1, 0), basis)
+    return row | {"generator_passes": passes}
 
 
 def _spectra(method: JointEmbedding, bank: Tensor, h1: Tensor, h2: Tensor) -> dict[str, Tensor]:
@@ -112,14 +152,15 @@ def _neighbourhood(projector, h1: Tensor, h2: Tensor, anchors: data.ImageSet, co
         return row
     basis = projector[0].weight.T
     half = float(torch.linalg.matrix_norm(basis, 2)) / 2
+    directions = torch.linalg.svd(basis, full_matrices=False).U
     return row | {
+        "view_variance": ((h2 - h1) @ directions).square().mean(0) / 2,
+        "image_variance": (h1 @ directions).var(0, correction=0),
         "unexplained": metrics.unexplained_variance(delta, basis),
         "unexplained_half": metrics.unexplained_variance(delta, basis, threshold=half),
         "unexplained_oracle": metrics.pca_unexplained(delta, basis.shape[1]),
         "unexplained_pairs": metrics.unexplained_variance(h1 - shuffled, basis),
         "unexplained_views": metrics.unexplained_variance(h2 - h1, basis),
-        "energy_displacement": _energy(h2 - h1, basis),
-        "energy_features": _energy(h1, basis),
     }
 
 
@@ -158,15 +199,19 @@ def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
     (Frobenius), counts `rank_0.25` … (σ ≥ τ) and `relative_0.25` … (σ ≥ τ σ_max) for the thresholds of `THRESHOLDS`,
     `energy_rank` (99 % of Σ σ²); `encoder_rank` and `views_rank`, the share of encoder directions with σ ≥ 10⁻³ σ_max
     after centring; `encoder_effective_rank`, also centred, and `displacement_effective_rank`; `attraction_share`, of
-    the sum of the two gradients.
+    the sum of the two gradients; `views_by_direction`, the rank correlation over the singular directions of W between
+    σ and `view_variance` / `image_variance`.
     """
-    skipped = {*SPECTRA, "distance_edges", "distance_unit", "distance_relative"}
+    skipped = {*SPECTRA, "distance_unit", "distance_relative", "view_variance", "image_variance"}
     means = {name: float(values.double().mean()) for name, values in arrays.items() if name not in skipped}
     ranks = _ranks(arrays["projector"]) if "projector" in arrays else {}
     shares = {"encoder_rank": arrays["encoder_centered"], "views_rank": arrays["views_centered"]}
     shares = {name: metrics.rank(sigma, 1e-3, relative=True) / len(sigma) for name, sigma in shares.items()}
     spectra = {"encoder": arrays["encoder_centered"], "displacement": arrays["displacement"]}
     shares |= {f"{name}_effective_rank": metrics.effective_rank(sigma) for name, sigma in spectra.items()}
+    if "view_variance" in arrays:
+        ratio = arrays["view_variance"] / arrays["image_variance"]
+        shares["views_by_direction"] = float(spearmanr(arrays["projector"], ratio).statistic)
     pull, push = means["attraction_gradient"], means["repulsion_gradient"]
     return means | ranks | shares | {"attraction_share": pull / (pull + push)}
 
