@@ -117,7 +117,7 @@ def test_batch_norm_has_statistics_at_the_start(run):
     method, train = run.method(0), data.load_train(run.config.data)
     blank = papers.encode(method, train.images)
     calibrate(method, train.images)
-    assert not method.training
+    assert not any(module.training for module in method.modules())
     seen, kept = papers.encode(method, train.images), PAPER.arrays(run)["encoder"][0]
     torch.testing.assert_close(metrics.singular_values(seen).float(), kept, rtol=1e-3, atol=1e-3)
     assert metrics.effective_rank(seen - seen.mean(0)) > metrics.effective_rank(blank - blank.mean(0)) + 1

@@ -13,7 +13,7 @@ from sslbook.config import require
 from sslbook.files import Damaged, absolute
 from sslbook.ledger import Claim, Verdict
 from sslbook.papers.cost import FAST, gpu_hours, require_affordable
-from sslbook.papers.observe import BATCH, Observation, encode, held_out, observe, pairs
+from sslbook.papers.observe import BATCH, Observation, calibrate, encode, held_out, observe, pairs
 from sslbook.papers.paper import PROFILES, Finished, Paper, Planned, check
 from sslbook.papers.provenance import Facts, describe, facts
 
@@ -26,6 +26,7 @@ __all__ = [
     "Observation",
     "Paper",
     "Planned",
+    "calibrate",
     "check",
     "claim",
     "describe",

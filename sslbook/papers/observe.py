@@ -58,8 +58,9 @@ def observe(
 
 def calibrate(method: JointEmbedding, images: Tensor, device: str = "cpu") -> None:
     """Give batch norm the mean and variance of batches of `images`, averaged, as its statistics, in place."""
+    network = torch.nn.Sequential(method.encoder, method.projector).eval()
     with hardware.autocast(device):
-        update_bn(_batches(images, device), torch.nn.Sequential(method.encoder, method.projector))
+        update_bn(_batches(images, device), network)
 
 
 @torch.no_grad()

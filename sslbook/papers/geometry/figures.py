@@ -112,9 +112,9 @@ def before_and_after(page):
 
 
 def kernel(page):
-    """The ratio ρ through training, a column of the frame, and the spectra of the displacements at the end."""
+    """Spread of views after the projector over that before it, "ratio" of the frame; at the end, spectra of the v."""
     figure, (left, right) = page.axes(2, figsize=(8, 3.4))
-    page.draw("ρ", "strength", ax=left, ylabel="ρ", ylim=(0, None))
+    page.draw("ratio", "strength", ax=left, ylabel="spread, projector over encoder", ylim=(0, None), dotted=[1])
     labels = {"ylabel": "σ / σ₁ of the displacements", "ylim": (1e-4, 1.5)}
     page.spectra("displacement", "strength", relative=True, ax=right, **labels)
     right.get_legend().remove()
@@ -185,14 +185,18 @@ def spectra(page, name: str) -> pd.DataFrame:
 
 
 def features(page):
-    """Figures 4 and 9: singular values of the features of images and of views, with their mean and without."""
-    figure, axes = page.axes(2, sharey=True, figsize=(8, 4))
-    for ax, name in zip(axes, ("encoder", "views"), strict=True):
-        kinds = large(page, name).assign(mean="kept"), large(page, f"{name}_centered").assign(mean="removed")
-        page.spectra(pd.concat(kinds), "mean", {"end": "end", "half": "half", "start": "start"}, ax=ax)
-    axes[0].set(title="images (Fig. 4)", ylabel="singular value")
-    axes[1].set(title="views (Fig. 9)")
-    one_legend(*axes, columns=7)
+    """Figures 4 and 9: singular values of the centred features of images and of views, for each strength."""
+    figure, panels = page.grid(2, len(STRENGTHS), figsize=(8.6, 5.6))
+    names = {"encoder_centered": "images (Fig. 4)", "views_centered": "views (Fig. 9)"}
+    moments = {"end": "end", "half": "half", "start": "start"}
+    for row, (name, title) in zip(panels, names.items(), strict=True):
+        entries = page.paper.entries(page.found, name)
+        for ax, strength in zip(row, STRENGTHS, strict=True):
+            one = entries[entries.strength == strength].copy()
+            page.spectra(one, "strength", moments, ax=ax, title=f"{title}, {strength}")
+            if ax is not panels[0, 0]:
+                ax.get_legend().remove()
+            ax.set_ylabel("singular value" if ax is row[0] else "")
     return figure
 
 
@@ -213,4 +217,36 @@ def pieces(page, networks: dict, arc, missed):
         ax.set(aspect="equal", xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[])
         regions = f"{len(cells)} region{'s' * (len(cells) > 1)}"
         ax.set_title(f"{name}: {regions}, misses {missed[name]:.2f}", fontsize=10)
+    return figure
+
+
+def collapse(page):
+    """Figure 1, left: the projector's rank by three definitions through training."""
+    names = {"effective_rank": "effective rank of W", "relative_0.25": "σ ≥ σ₁/4", "rank_0.25": "σ ≥ 0.25"}
+    figure, axes = page.beside(names, "strength", ylim=(0, None))
+    for ax in axes[1:]:
+        ax.get_legend().remove()
+    return figure
+
+
+def directions(page):
+    """A column for each strength: variance of views and of images along the singular directions of W at the end;
+    below, 20-NN accuracy of features and of outputs through training."""
+    figure, panels = page.grid(2, len(STRENGTHS), share="row", figsize=(8.6, 5.2))
+    kinds = {"image_variance": "of images", "view_variance": "of views"}
+    found = [page.paper.entries(page.found, name).assign(variance=kind) for name, kind in kinds.items()]
+    along = pd.concat(table[table.epoch == page.epochs[-1]] for table in found)
+    accuracy = {"knn": "encoder", "knn_projector": "output"}
+    courses = page.frame.rename(columns=accuracy).melt(["strength", "seed", "epoch"], accuracy.values(), "of", "20-NN")
+    for (above, below), strength in zip(panels.T, STRENGTHS, strict=True):
+        labels = {"x": "index", "xlabel": "singular direction of W", "yscale": "log", "title": strength}
+        page.draw("value", "variance", frame=along[along.strength == strength], ax=above, ylabel="variance", **labels)
+        page.draw("20-NN", "of", frame=courses[courses.strength == strength], ax=below)
+        if strength != STRENGTHS[-1]:
+            above.get_legend().remove()
+            below.get_legend().remove()
+        if strength != STRENGTHS[0]:
+            above.set_ylabel("")
+            below.set_ylabel("")
+    panels[1, 0].set_ylim(0, None)  # only now: it would hold for the curves yet to come
     return figure
