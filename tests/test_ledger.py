@@ -148,7 +148,10 @@ def test_a_verdict_says_its_scale_and_a_statement_of_ours_that_it_is_ours():
     assert ledger.judge(claim(FromDraws((HOLDS,), 3))).scale == "in a toy"
     assert ledger.judge(claim(FromRuns((HOLDS,)))).scale == ledger.judge(claim(Counterexample(lambda: 1.0))).scale == ""
     ours = {c.id for name in ("geometry", "matching_gap") for c in papers.paper(name).claims if c.ours}
-    assert ours == {"fig1-collapse-late", "prop3.1-condition", "mg-zero-entropic", "mg-trivial"}
+    assert ours == {"accuracy-without-collapse", "upper-constant", "fig7-transient", "prop3.1-condition"} | {
+        "mg-zero-entropic",
+        "mg-trivial",
+    }
 
 
 def test_a_claim_that_asks_for_what_no_run_has_is_refused():
@@ -181,8 +184,6 @@ def test_a_rule_that_names_a_commit_is_older_than_the_runs_it_decides():
                     pytest.skip("the history is not here")
                 assert f'"{some.id}"' in git("grep", "-h", f'"{some.id}"', some.commit, "--", "sslbook").stdout
                 found = paper.find(paper.plan(some.evidence.figure, "laptop"))
-                if some.id == "fig1-collapse-late":  # its statistic leaves seed 1 out
-                    found = [run for run in found if run.run.config.seed > 1]
                 commits = {run.run.provenance["commit"].rstrip("+") for run in found}
                 checked += len(commits)
                 assert not any(git("merge-base", "--is-ancestor", some.commit, c).returncode for c in commits), some.id
@@ -287,14 +288,24 @@ def test_statistics_measure_what_they_say():
     pulls = frame(attraction_gradient=lambda i, e: i, repulsion_gradient=lambda i, e: 2 - i)
     assert statistics("fig2-weight", pulls) == pytest.approx([0.5, 0.5], abs=1e-5)
     spread = frame(spread_encoder=lambda i, e: 0.5, spread_projector=lambda i, e: 0.5 - i * e / 64)
-    assert statistics("prop4.1-relative", spread) == pytest.approx([0.5, 0.5], abs=1e-4)
+    assert statistics("prop4.1-trend", spread) == pytest.approx([0.5, 0.5], abs=1e-4)
     moved = frame(second_mean=lambda i, e: 1 - i * e / 16, distance_relative_mean=lambda i, e: 1 + e / 16)
     assert statistics("sec5-dynamics", moved) == pytest.approx([1, 0.5], abs=1e-4)
     assert statistics("sec4-span", frame(displacement_effective_rank=lambda i, e: -i)) == pytest.approx([-1, -1])
     curves = frame(loss=lambda i, e: -e, upper=lambda i, e: e if i == 2 else -e)
     assert statistics("fig3-curves", curves) == pytest.approx([1, 1, -1])
-    kernel = frame(energy_displacement=lambda i, e: 1 - i * e / 16, energy_features=lambda i, e: 1.0)
-    assert statistics("prop4.1-trend", kernel) == pytest.approx([1, 1], abs=1e-4)
+    assert statistics("upper-constant", frame(upper=lambda i, e: np.log(254) + i * e / 8)) == pytest.approx([2])
+    easy = frame(effective_rank=lambda i, e: 32 - e / 8 * (i == 1), knn=lambda i, e: 0.1 + i * e / 8)
+    assert statistics("accuracy-without-collapse", easy) == pytest.approx([31 / 32, 0.5])
+    better = {name: lambda i, e: 1.0 for name in ("knn", "linear")}
+    better |= {f"{name}_projector": lambda i, e, by=by: 1 - by * i for name, by in (("knn", 0.1), ("linear", 0.2))}
+    assert statistics("intro-accuracy", frame(**better)) == pytest.approx([0.2, 0.2, 0.4, 0.4])
+    assert statistics("sec4-directions", frame(views_by_direction=lambda i, e: -i / 4)) == pytest.approx([0.5])
+    back = frame(unexplained=lambda i, e: 0.5 + (e - 4) ** 2 / 64, unexplained_pairs=lambda i, e: 1.0)
+    assert statistics("fig7-transient", back) == pytest.approx([0.25])
+    assert statistics("sec5-alignment", back) == pytest.approx([0.25])
+    turned = frame(generator_1=lambda i, e: i / 4, generator_3=lambda i, e: i / 8)
+    assert statistics("appB-model", turned) == pytest.approx([0.5, 0.25])
 
 
 def test_tracking_is_of_the_repulsion_parts():

@@ -156,7 +156,7 @@ def test_every_claim_has_its_verdict_in_words_and_by_a_mark_and_every_test_its_r
 def test_a_claim_is_quoted_in_the_words_of_the_ledger(app, judged):
     quoted = read(app, "- {{ verdict fig3-tracks }}")
     assert quoted.startswith(f"- {book_pages.plain(papers.claim('fig3-tracks')[1].says)} <span")
-    assert read(app, "{{ verdict fig1-collapse-late }}").startswith("*Ours:* ")
+    assert read(app, "{{ verdict upper-constant }}").startswith("*Ours:* ")
 
 
 def test_marks_are_those_of_the_ledger_and_tell_verdicts_apart_without_colour():
@@ -166,12 +166,12 @@ def test_marks_are_those_of_the_ledger_and_tell_verdicts_apart_without_colour():
 
 
 def test_every_run_behind_a_verdict_is_listed_once_with_its_labels(app):
-    found = papers.verdicts("laptop", "fig1-order", "fig1-collapse-late")["geometry"]
+    found = papers.verdicts("laptop", "fig1-order", "upper-constant")["geometry"]
     text = book_pages.run_list("geometry", found)
     for id in {id for verdict in found for id in verdict.runs}:
         (line,) = (line for line in text.splitlines() if f"`{id}`" in line)
         assert "strength=" in line
-    assert text.count(":::{dropdown}") == 2 and "epochs 64" in text
+    assert text.count(":::{dropdown}") == 1 and "epochs 64" in text
 
 
 def test_an_excerpt_holds_the_sections_of_a_page_and_their_text_alone():
@@ -220,14 +220,14 @@ def test_a_finding_without_runs_says_so(app, monkeypatch):
 
 
 def test_the_explorer_of_training_is_alive_on_a_page_that_is_no_notebook(app):
-    shown = read(app, "before\n\n{{ training duration }}\n\nafter")
+    shown = read(app, "before\n\n{{ training main }}\n\nafter")
     scripts = re.findall(
         r'^<script type="application/vnd.jupyter.widget-(\w+)\+json">(.+)</script>$', shown, re.MULTILINE
     )
     parts = {kind: json.loads(text) for kind, text in scripts}
     state = parts["state"]["state"][parts["view"]["model_id"]]
     (data,) = state["buffers"]
-    assert state["state"]["epoch"] == papers.paper("geometry").plan("duration")[0].config.epochs
+    assert state["state"]["epoch"] == papers.paper("geometry").plan("main")[0].config.epochs
     assert "export default explorer" in state["state"]["_esm"] and len(data["data"]) > 10_000
     assert shown.count('<figure class="sslbook" id="training">') == 1 and "\n\n" not in shown[8:-8]
 
@@ -236,5 +236,5 @@ def test_an_explorer_whose_runs_are_not_there_is_a_warning(app, monkeypatch):
     warned = []
     monkeypatch.setattr(book_pages.LOGGER, "warning", lambda text, *arguments, **where: warned.append(text % arguments))
     monkeypatch.setattr(papers.Paper, "find", lambda self, planned: [])
-    assert read(app, "{{ training duration }}") == ""
-    assert warned == ["0 of 6 runs behind duration are there"]
+    assert read(app, "{{ training main }}") == ""
+    assert warned == [f"0 of {len(papers.paper('geometry').plan())} runs behind main are there"]

@@ -21,6 +21,7 @@ CURVES = {
 MEASURES = {
     "effective rank of W (Fig. 1)": "effective_rank",
     "20-NN accuracy (Fig. 1)": "knn",
+    "20-NN accuracy of the projector's output": "knn_projector",
     "linear-probe accuracy": "linear",
     "distance to the nearest negative (Fig. 5)": "distance_relative_mean",
     "label agreement (Fig. 6)": "fine",
