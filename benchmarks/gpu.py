@@ -72,7 +72,7 @@ def right(device: str) -> Iterator[dict]:
         views = config.views.apply(images.images.repeat(k, 1, 1, 1), draws).unflatten(0, (k, -1))
         noise = training.build(config).draw(len(images), generator, "cpu")
         exact = _gradient(config, views.double(), images.fine, noise, torch.float64, "cpu")
-        half = hardware.uses_bfloat16(device)
+        half = hardware.precision(device) == "bfloat16"
         for dtype in (torch.float32, torch.bfloat16) if half else (torch.float32,):
             found = _gradient(config, views, images.fine, noise, dtype, device)
             error = float((found - exact).norm() / exact.norm())

@@ -96,7 +96,7 @@ def bounds() -> tuple[dict[str, float], float, float]:
     """
     config, images, step = laptop()
     hardware.keep_memory()
-    matrix = torch.randn(1024, 1024, dtype=torch.bfloat16 if hardware.uses_bfloat16("cpu") else torch.float32)
+    matrix = torch.randn(1024, 1024, dtype=getattr(torch, hardware.precision("cpu")))
     taken, product = milliseconds(step, lambda: matrix @ matrix)
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
         for _ in range(REPEATS):

@@ -8,7 +8,7 @@ import time
 import filelock
 import torch
 
-from sslbook import files, ledger, papers, runs, training
+from sslbook import files, hardware, ledger, papers, runs, training
 from sslbook.config import require
 from sslbook.papers import Paper, Planned
 from sslbook.processes import world
@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     which(run)
     run.add_argument("--id", help="only the run of this identity (see `sslbook list`)")
     run.add_argument("--device", help="cpu, cuda, cuda:1, …; None: a free GPU where there is one")
+    run.add_argument(
+        "--precision", choices=hardware.PRECISIONS, help="of forward passes; None: bfloat16 where it is fast"
+    )
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop at a checkpoint before this much time")
     run.add_argument("--ship", action="store_true", help="copy each finished run, without weights, to book/records")
     listing = add("list", _list, "list the runs behind a figure: identity, state, labels, seed, and what they cost")
@@ -99,6 +102,8 @@ def _planned(options) -> list[tuple[Paper, list[Planned]]]:
 
 
 def _run(options) -> int:
+    if options.precision:
+        os.environ["SSLBOOK_PRECISION"] = options.precision
     figure, started = _planned(options), time.monotonic()
     # The figure as a whole: a batch asks for its runs one by one.
     papers.require_affordable([config for _, planned in figure for config, _ in planned], options.device)
@@ -114,6 +119,11 @@ def _run(options) -> int:
         for run, labels in paper.obtain(planned, device=options.device, time_limit=left):
             if world().rank > 0:
                 continue
+            made_in = run.provenance["precision"]
+            require(
+                options.precision in (None, made_in),
+                f"Run {run.config.id} is there in {made_in}; move {run.path} away to train it in {options.precision}.",
+            )
             paper.arrays(run, options.device)
             where = run.ship() if options.ship else run.path
             print(f"{run.config.id}  {papers.describe(run.config, labels)}  {where}")

@@ -34,16 +34,31 @@ def name(device: str = "cpu") -> str:
     return f"{found}, {os.cpu_count()} cores"
 
 
-def uses_bfloat16(device: str) -> bool:
-    """Whether forward passes run in bfloat16: on GPUs, and on processors that multiply it in hardware."""
+PRECISIONS = ("float32", "bfloat16")
+
+
+def precision(device: str) -> str:
+    """What forward passes run in: the one of `PRECISIONS` that `SSLBOOK_PRECISION` names.
+
+    Without that variable it is bfloat16 on GPUs and on processors that multiply it in hardware, else float32. Raises
+    `ValueError` for another name.
+    """
+    asked = os.environ.get("SSLBOOK_PRECISION")
+    if asked:
+        require(asked in PRECISIONS, f"SSLBOOK_PRECISION is {asked!r}; allowed are {', '.join(PRECISIONS)}.")
+        return asked
+    return PRECISIONS[_multiplies_bfloat16(device)]
+
+
+def _multiplies_bfloat16(device: str) -> bool:
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def autocast(device: str):
-    """The precision of forward passes on `device`: bfloat16 where it is fast, else float32."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=uses_bfloat16(device))
+    """Forward passes on `device` in its `precision`."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision(device) == "bfloat16")
 
 
 def keep_memory() -> None:

@@ -250,7 +250,7 @@ def provenance(device: str) -> dict:
     """What computes here and now: hardware, precision, threads, versions, commit and date."""
     return {
         "hardware": hardware.name(device),
-        "precision": "bfloat16" if hardware.uses_bfloat16(device) else "float32",
+        "precision": hardware.precision(device),
         "processes": world().size,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -74,7 +74,7 @@ def _start(rank, environment, port, pickled):
 def train_each(configs, folder):
     """In float32 on every processor: bfloat16 would round shares of a batch otherwise than the whole."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sslbook.hardware.uses_bfloat16", lambda device: False)
+        patch.setenv("SSLBOOK_PRECISION", "float32")
         for name, config in configs.items():
             training.train(config, load_train(config.data), folder / f"{name}-{world().size}")
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from sslbook import data, files, hardware, losses, methods, runs, training
+from sslbook import data, files, losses, methods, runs, training
 from sslbook.optim import SGD
 from sslbook.papers.geometry import PAPER
 from sslbook.processes import world
@@ -76,7 +76,7 @@ def train_frozen(config, folder):
     build = training.build
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "build", lambda *arguments: frozen(build(*arguments)))
-        patch.setattr(hardware, "uses_bfloat16", lambda device: False)
+        patch.setenv("SSLBOOK_PRECISION", "float32")
         training.train(config, data.load_train(config.data), folder)
 
 

@@ -157,6 +157,19 @@ def test_paper_scale_without_a_gpu_is_refused_with_its_cost(folder, capsys, monk
     assert "hours on a fast GPU" in capsys.readouterr().err and not folder.exists()
 
 
+def test_a_precision_is_asked_for_by_name(folder, capsys, monkeypatch):
+    monkeypatch.setenv("SSLBOOK_PRECISION", "float32")  # which the command replaces, and the test's end restores
+    options = ["run", "--paper", "geometry", "--profile", "smoke", "--id", PAPER.plan("main", "smoke")[0].config.id]
+    assert cli.main([*options, "--precision", "bfloat16"]) == 0
+    (folder_of_run,) = (path for path in folder.iterdir() if path.is_dir())
+    assert json.loads((folder_of_run / "provenance.json").read_text())["precision"] == "bfloat16"
+    assert cli.main([*options, "--precision", "float32"]) == 1
+    assert f"is there in bfloat16; move {folder_of_run} away" in capsys.readouterr().err
+    monkeypatch.setenv("SSLBOOK_PRECISION", "float16")
+    with pytest.raises(ValueError, match="SSLBOOK_PRECISION is 'float16'; allowed are float32, bfloat16"):
+        hardware.precision("cpu")
+
+
 def test_the_status_of_runs_is_told_by_a_process_that_has_loaded_nothing_else(folder):
     run = runs.ensure(PAPER.plan("main", "smoke")[0].config.replace(epochs=0), device="cpu")
     command = [sys.executable, "-m", "sslbook", "status"]

@@ -272,7 +272,7 @@ def test_successive_steps_draw_different_views_and_a_seed_the_same(images, devic
 )
 def test_a_step_is_that_of_float64(images, monkeypatch, device, half, tolerance):
     """Loss, and w − w' = gradient, for the same draws, in float32 and in bfloat16."""
-    monkeypatch.setattr(hardware, "uses_bfloat16", lambda device: half)
+    monkeypatch.setenv("SSLBOOK_PRECISION", hardware.PRECISIONS[half])
     config = tiny(optim=SGD(learning_rate=1.0, momentum=0.0, weight_decay=0.0))
     method, step = stepper(config, images, device)
     before = flat(method.parameters())

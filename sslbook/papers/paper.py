@@ -1,6 +1,7 @@
 """What a paper is to the book: the runs that it plans, what is measured of them, and the claims that these decide."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -162,7 +163,7 @@ class Paper:
     def judge(self, claim: Claim, found: list[Finished], profile: str, frame: pd.DataFrame | None = None) -> Verdict:
         """The verdict on `claim` from the runs `found` at `profile`; nothing is decided unless they are those declared.
 
-        `frame` spares measuring again: it is `frame(found)`.
+        `frame` spares measuring again: it is `frame(found)`. Raises `ValueError` if the runs differ in precision.
         """
         if not isinstance(claim.evidence, FromRuns):
             return ledger.judge(claim)
@@ -170,6 +171,8 @@ class Paper:
             return ledger.judge(claim)
         declared = {config.id for config, _ in self.plan(claim.evidence.figure, profile)}
         complete = {run.config.id for run, _ in found} == declared
+        if complete:
+            _require_one_precision(claim, found)
         return ledger.judge(claim, self.frame(found) if complete and frame is None else frame, complete, profile)
 
     def verdicts(
@@ -202,6 +205,16 @@ class Paper:
             found, frame = known.get(figure, ([], None))
             judged.append(self.judge(claim, found, profile, frame))
         return judged
+
+
+def _require_one_precision(claim: Claim, found: list[Finished]) -> None:
+    counts = Counter(run.provenance["precision"] for run, _ in found)
+    mixed = " and ".join(f"{n} in {kind}" for kind, n in counts.items())
+    require(
+        len(counts) == 1,
+        f"Of the runs behind the claim {claim.id!r} there are {mixed}: no verdict, for they may differ by that. "
+        "`sslbook run --precision` trains all in one.",
+    )
 
 
 def _compact(value) -> Tensor:
