@@ -144,11 +144,17 @@ def _list(options) -> int:
         state = "missing" if run is None else "shipped" if run.path.is_relative_to(runs.RECORDS) else "here"
         hours = papers.gpu_hours(config) if run is None else 0.0
         left += hours
-        cost = f"  ~{60 * hours:.2g} min on a fast GPU" if run is None else f"  took {took:.0f} s"
+        cost = f"  ~{_either(hours)}" if run is None else f"  took {took:.0f} s"
         print(f"{config.id}  {state:8}{papers.describe(config, labels)}{cost}")
     if left:
-        print(f"left: about {left:.2g} hours on a fast GPU (at {papers.FAST / 1e12:.0f} TFLOP/s; an estimate)")
+        print(f"left: about {_either(left)} ({papers.FAST / 1e12:.0f} and {papers.CORE / 1e12:.2g} TFLOP/s; estimates)")
     return 0
+
+
+def _either(hours: float) -> str:
+    """Hours of a fast GPU, and what they are on a processor."""
+    core = hours * papers.FAST / papers.CORE
+    return f"{60 * hours:.2g} min on a fast GPU or {core:.1f} hours of a processor core"
 
 
 def _status(options) -> int:

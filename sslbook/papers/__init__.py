@@ -12,13 +12,14 @@ from collections.abc import Callable
 from sslbook.config import require
 from sslbook.files import Damaged, absolute
 from sslbook.ledger import Claim, Verdict
-from sslbook.papers.cost import FAST, gpu_hours, require_affordable
+from sslbook.papers.cost import CORE, FAST, gpu_hours, require_affordable
 from sslbook.papers.observe import BATCH, Observation, calibrate, encode, held_out, observe, pairs
 from sslbook.papers.paper import PROFILES, Finished, Paper, Planned, check
 from sslbook.papers.provenance import Facts, describe, facts
 
 __all__ = [
     "BATCH",
+    "CORE",
     "FAST",
     "PROFILES",
     "Facts",

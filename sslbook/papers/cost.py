@@ -1,4 +1,4 @@
-"""What missing runs would cost on a fast GPU, and the refusal to start them on a processor unasked."""
+"""What missing runs would cost, and the refusal to start them on a processor unasked."""
 
 import torch
 
@@ -7,6 +7,11 @@ from sslbook.config import Config, require
 
 FAST = 790e12 / 3
 """Operations per second: a third of what an H200 reaches in products of bfloat16 matrices."""
+
+
+CORE = 50e9
+"""Operations per second of one processor core that multiplies bfloat16 in hardware, as the records at `laptop` have
+them; others are slower."""
 
 
 def gpu_hours(config: Config) -> float:
@@ -18,9 +23,9 @@ def gpu_hours(config: Config) -> float:
 def require_affordable(configs: list[Config], device: str | None) -> None:
     """Raise `ValueError` if the missing ones of `configs` would take more than six minutes of a fast GPU, there is none
     here, and no `device` was named: then a processor must be asked for by name."""
-    hours = sum(gpu_hours(config) for config in configs if runs.find(config) is None)
+    missing = sum(gpu_hours(config) for config in configs if runs.find(config) is None)
     require(
-        hours < 0.1 or device is not None or torch.cuda.is_available(),
-        f"The missing runs take about {hours:.1f} hours on a fast GPU, and a thousand times that on a processor; "
+        missing < 0.1 or device is not None or torch.cuda.is_available(),
+        f"The missing runs take about {missing:.1f} hours on a fast GPU, and a thousand times that on a processor; "
         f"PyTorch sees no GPU here. The device 'cpu', given by name, starts them all the same.",
     )
