@@ -152,9 +152,9 @@ def _list(options) -> int:
 
 
 def _either(hours: float) -> str:
-    """Hours of a fast GPU, and what they are on a processor."""
-    core = hours * papers.FAST / papers.CORE
-    return f"{60 * hours:.2g} min on a fast GPU or {core:.1f} hours of a processor core"
+    """Hours of a fast GPU, and what they are on a processor, in words."""
+    short = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.2f} min"
+    return f"{short} on a fast GPU or {hours * papers.FAST / papers.CORE:.1f} hours of a processor core"
 
 
 def _status(options) -> int:

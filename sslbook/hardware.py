@@ -37,7 +37,7 @@ def name(device: str = "cpu") -> str:
 PRECISIONS = ("float32", "bfloat16")
 
 
-def precision(device: str) -> str:
+def precision(device: str = "cpu") -> str:
     """What forward passes run in: the one of `PRECISIONS` that `SSLBOOK_PRECISION` names.
 
     Without that variable it is bfloat16 on GPUs and on processors that multiply it in hardware, else float32. Raises
@@ -47,18 +47,17 @@ def precision(device: str) -> str:
     if asked:
         require(asked in PRECISIONS, f"SSLBOOK_PRECISION is {asked!r}; allowed are {', '.join(PRECISIONS)}.")
         return asked
-    return PRECISIONS[_multiplies_bfloat16(device)]
-
-
-def _multiplies_bfloat16(device: str) -> bool:
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
 
 
-def autocast(device: str):
-    """Forward passes on `device` in its `precision`."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision(device) == "bfloat16")
+def autocast(device: str, name: str | None = None):
+    """Forward passes on `device` in the precision `name`; None: the device's own."""
+    half = (name or precision(device)) == "bfloat16"
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half)
 
 
 def keep_memory() -> None:

@@ -69,11 +69,14 @@ def exp(generator: Tensor, epsilon) -> Tensor:
 
 
 def fit(x: Tensor, moved: Tensor, epsilon: float, *, penalty: float = 1e-3) -> Tensor:
-    """The generator G, (n, n), for which exp(εG) takes the rows of `x` (N, n) to those of `moved`, by ridge regression.
+    """The generator G of a group of which exp(εG) moves the rows of `x` to those of `moved`, by ridge regression.
 
-    exp(εG) is I + B with B the minimum of ‖x + xBᵀ − moved‖² + λ‖B‖², λ being `penalty` times the mean of the squared
-    singular values of x: where the rows say nothing, nothing moves. G is the principal logarithm divided by ε, of
-    which the real part is taken.
+    exp(εG) = I + B, where B minimises ‖x + xBᵀ − moved‖² + λ‖B‖² and λ is `penalty` times tr(xᵀx)/n. B is 0 on what is
+    orthogonal to all rows. G is the principal logarithm of I + B divided by ε, of which the real part is taken.
+
+    **Arguments** `x`, `moved`: (N, n). `epsilon`: ε > 0. `penalty`: above 0.
+
+    **Returns** G, (n, n) in float64.
 
     **Raises** `ValueError` if shapes differ, and for an ε or a penalty that is not above 0.
 

@@ -215,9 +215,13 @@ def test_runs_in_two_precisions_are_refused(in_float32):
     half = type("Half", (Run,), {"provenance": {"precision": "bfloat16"}})
     found = finished(PAPER.plan("main", "laptop"))
     found[1] = Finished(half(found[1].run.config, None), found[1].labels)
-    with pytest.raises(
-        ValueError, match=r"'fig1-order' there are 8 in float32 and 1 in bfloat16: no verdict, .* --prec"
-    ):
+    continued = {"precision": "float32", "earlier": [{"precision": "bfloat16"}]}
+    mixed = type("Mixed", (Run,), {"provenance": continued})
+    twice = finished(PAPER.plan("main", "laptop"))
+    twice[2] = Finished(mixed(found[2].run.config, None), found[2].labels)
+    with pytest.raises(ValueError, match="1 in bfloat16 and float32: no verdict"):
+        PAPER.judge(PAPER.claim("fig1-order"), twice, "laptop", frame(effective_rank=lambda i, e: i))
+    with pytest.raises(ValueError, match=r"'fig1-order' there are 8 in float32, 1 in bfloat16: no verdict, .* --prec"):
         PAPER.judge(PAPER.claim("fig1-order"), found, "laptop", frame(effective_rank=lambda i, e: i))
     assert PAPER.judge(PAPER.claim("fig1-order"), found[:2], "laptop").status == UNDECIDED
 
@@ -249,8 +253,8 @@ def test_the_tests_of_a_claim_can_be_measured_on_other_runs_without_a_verdict():
     table = frame(effective_rank=lambda i, e: 32 - i * e / 8)
     found = ledger.measure(PAPER.claim("fig1-order"), table)
     assert [o.mean for o in found] == pytest.approx([1, 1]) and {o.seeds for o in found} == {3}
-    late = ledger.measure(PAPER.claim("fig1-order"), table[table.seed == 1])
-    assert {o.state for o in late} == {"open"}
+    single = ledger.measure(PAPER.claim("fig1-order"), table[table.seed == 1])
+    assert {o.state for o in single} == {"open"}
 
 
 def test_false_statements_are_false_by_a_counterexample():

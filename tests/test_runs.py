@@ -202,7 +202,7 @@ def test_the_command_line_lists_trains_and_reports(folder, capsys, monkeypatch):
     monkeypatch.setattr(papers, "paper", lambda name: small)
     assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0
     listed = capsys.readouterr().out
-    assert "missing" in listed and "min on a fast GPU or 0.0 hours of a processor core (263 and 0.05 TF" in listed
+    assert "missing" in listed and "0.00 min on a fast GPU or 0.0 hours of a processor core (263 and 0.05 TF" in listed
     assert cli.main(["run", "--profile", "smoke", "--time-limit", "0"]) == cli.STOPPED
     assert "continues from there" in capsys.readouterr().err
     assert cli.main(["status"]) == 0

@@ -252,7 +252,7 @@ def training(app, figure):
     return explorer.html(
         caption="Left (above, where the page is narrow): singular values of the projector $W$ or of the encoder's "
         "features, or distances to the nearest negative, at one kept epoch, mean over seeds. Right: a measure "
-        "through training, mean ± one standard deviation over seeds, 0 where there is a single one.",
+        "through training, mean ± one standard deviation over seeds.",
         alt="Two panels with a line for small, moderate and large augmentations in each: singular values of the "
         "projector at the end of training, and its effective rank through training.",
         made_by=papers.facts(found, scale()).line,

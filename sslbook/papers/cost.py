@@ -10,8 +10,8 @@ FAST = 790e12 / 3
 
 
 CORE = 50e9
-"""Operations per second of one processor core that multiplies bfloat16 in hardware, as the records at `laptop` have
-them; others are slower."""
+"""Operations per second of one processor core that multiplies bfloat16 in hardware: what the runs at `laptop` that are
+shipped reached. Others are slower."""
 
 
 def gpu_hours(config: Config) -> float:
@@ -26,6 +26,6 @@ def require_affordable(configs: list[Config], device: str | None) -> None:
     missing = sum(gpu_hours(config) for config in configs if runs.find(config) is None)
     require(
         missing < 0.1 or device is not None or torch.cuda.is_available(),
-        f"The missing runs take about {missing:.1f} hours on a fast GPU, and a thousand times that on a processor; "
-        f"PyTorch sees no GPU here. The device 'cpu', given by name, starts them all the same.",
+        f"The missing runs take about {missing:.1f} hours on a fast GPU, {FAST / CORE:.0f} times that on a processor "
+        f"core; PyTorch sees no GPU here. The device 'cpu', given by name, starts them all the same.",
     )

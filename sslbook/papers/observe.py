@@ -41,34 +41,42 @@ def observe(
 ) -> Iterator[Observation]:
     """The features of named `images`, of any image set, each (N, C, H, W), uint8 or float in [0, 1].
 
-    Yields an observation for each kept epoch. `device` as in `runs.ensure`, `layer` as in `encode`. On the images
-    `start` the statistics of batch norm at initialisation are computed, of which there are none before training;
-    without them it subtracts 0 and divides by 1 there.
+    Yields an observation for each kept epoch, in the precision of the run. `device` as in `runs.ensure`, `layer`
+    as in `encode`. From the images `start` the statistics of batch norm at epoch 0 are computed (see `calibrate`); None
+    leaves them at mean 0 and variance 1.
     """
     hardware.keep_memory()
+    precision = run.provenance["precision"]
     for epoch in run.snapshots:
         method = run.method(epoch)
         with hardware.claim_device(device) as chosen:
             method.to(chosen, memory_format=torch.channels_last)
             if epoch == 0 and start is not None:
-                calibrate(method, start, chosen)
-            features = {name: encode(method, tensor, chosen, layer) for name, tensor in images.items()}
+                calibrate(method, start, chosen, precision)
+            features = {name: encode(method, tensor, chosen, layer, precision) for name, tensor in images.items()}
         yield Observation(epoch, method.cpu(), features)
 
 
-def calibrate(method: JointEmbedding, images: Tensor, device: str = "cpu") -> None:
-    """Give batch norm the mean and variance of batches of `images`, averaged, as its statistics, in place."""
+def calibrate(method: JointEmbedding, images: Tensor, device: str = "cpu", precision: str | None = None) -> None:
+    """Give batch norm the mean and variance of batches of `images`, averaged, as its statistics, in place.
+
+    `precision` as in `encode`.
+    """
     network = torch.nn.Sequential(method.encoder, method.projector).eval()
-    with hardware.autocast(device):
+    with hardware.autocast(device, precision):
         update_bn(_batches(images, device), network)
 
 
 @torch.no_grad()
-def encode(method: Method, images: Tensor, device: str = "cpu", layer: Layer | None = None) -> Tensor:
-    """The features (N, D) in float32 of `images`, uint8 or float in [0, 1], in the precision of training: those of the
-    method, or those of another `layer`."""
+def encode(
+    method: Method, images: Tensor, device: str = "cpu", layer: Layer | None = None, precision: str | None = None
+) -> Tensor:
+    """The features (N, D) in float32 of `images`, uint8 or float in [0, 1]: those of the method, or of another `layer`.
+
+    Forward passes are in `precision`, one of `hardware.PRECISIONS`; None: the device's own.
+    """
     layer = layer or type(method).encode
-    with hardware.autocast(device):
+    with hardware.autocast(device, precision):
         return torch.cat([layer(method, batch).float().cpu() for batch in _batches(images, device)])
 
 

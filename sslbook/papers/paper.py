@@ -208,10 +208,12 @@ class Paper:
 
 
 def _require_one_precision(claim: Claim, found: list[Finished]) -> None:
-    counts = Counter(run.provenance["precision"] for run, _ in found)
-    mixed = " and ".join(f"{n} in {kind}" for kind, n in counts.items())
+    """Raise `ValueError` if the runs, or parts of a run that was continued, differ in precision."""
+    made = [{each["precision"] for each in (p, *p.get("earlier", []))} for p in (run.provenance for run, _ in found)]
+    counts = Counter(" and ".join(sorted(kinds)) for kinds in made)
+    mixed = ", ".join(f"{n} in {kind}" for kind, n in counts.items())
     require(
-        len(counts) == 1,
+        len(set().union(*made)) == 1,
         f"Of the runs behind the claim {claim.id!r} there are {mixed}: no verdict, for they may differ by that. "
         "`sslbook run --precision` trains all in one.",
     )

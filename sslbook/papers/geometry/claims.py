@@ -35,6 +35,7 @@ def _relative_change(name: str) -> Statistic:
 
 
 def _kept_rank(frame: pd.DataFrame, strength: str) -> pd.Series:
+    """Effective rank at the end over that at the start."""
     return 1 + _relative_change("effective_rank")(frame, strength)
 
 
@@ -78,7 +79,8 @@ def _pull_share(frame: pd.DataFrame, strength: str) -> pd.Series:
 
 
 def _spread_ratio(frame: pd.DataFrame, strength: str, when: str = "end") -> pd.Series:
-    """How much of a displacement passes through W, relative to how much of a difference between images does."""
+    """Spread of views in unit outputs over that in features: below 1 where W passes less of displacements than of
+    differences between images."""
     return _at(frame, strength, "spread_projector", when) / _at(frame, strength, "spread_encoder", when)
 
 
@@ -131,9 +133,11 @@ _FIRST = "07aa644"
 """The commit of the first rules, before any run. Then they were judged by shorter runs, of other seeds."""
 
 _LONG = (
-    "The rule is that of commit 6a1110c, before a look at any of its runs; of the nine of seeds 11 to 13 two had ended "
-    "by then and two had begun."
+    "The rule is that of commit 6a1110c. None of its runs had been looked at then; of the nine of seeds 11 to 13 two "
+    "had ended, and two were being trained."
 )
+
+_START = "Since commit 6a1110c batch norm has statistics at the start."
 
 _TOGETHER = "The history does not show that the rule is older than its draws: both entered it together."
 
@@ -229,7 +233,8 @@ CLAIMS = (
     _collapse(
         "sec4-directions",
         "Sec. 4",
-        "The projector loses the directions in which augmentations move the features.",
+        "The smaller a singular value of the projector, the larger the part of augmentations in the variance along its "
+        "direction.",
         FromRuns(
             (
                 _test(
@@ -268,6 +273,7 @@ CLAIMS = (
         "Through training L_Upper tracks the loss in its repulsion part, the part that the two do not share.",
         FromRuns(tuple(_test("correlation of the repulsion parts", _repulsion_correlation, s, 0.9) for s in STRENGTHS)),
         commit=_FIRST,
+        note=_START,
     ),
     _bound(
         "fig3-curves",
@@ -303,6 +309,7 @@ CLAIMS = (
                 )
             ),
             commit=_FIRST,
+            note=_START,
         )
         for id, figure, name, says in (
             (
@@ -338,6 +345,7 @@ CLAIMS = (
             )
         ),
         commit=_FIRST,
+        note=_START,
     ),
     _tangent(
         "fig6-order",
@@ -359,6 +367,7 @@ CLAIMS = (
             )
         ),
         commit=_FIRST,
+        note=_START,
     ),
     _tangent(
         "sec5-start",
@@ -366,6 +375,7 @@ CLAIMS = (
         "Before training, a second view is far from the nearest negative under large augmentations, near under small.",
         FromRuns(_ordered("distance over that of random pairs", _value("second_mean", "start"))),
         commit=_FIRST,
+        note=_START,
     ),
     _tangent(
         "sec5-dynamics",
@@ -404,6 +414,7 @@ CLAIMS = (
             )
         ),
         commit=_FIRST,
+        note=_START,
     ),
     _tangent(
         "fig7-rest",
@@ -415,7 +426,7 @@ CLAIMS = (
     _tangent(
         "fig7-transient",
         "Ours, beside Fig. 7",
-        "The fall is transient: after its least value the unexplained share rises again.",
+        "From its least value in training the unexplained share rises again.",
         FromRuns((_test("unexplained share, end minus least over kept epochs", _rise_after_least, "large", 0.05),)),
         note=_LONG,
     ),
@@ -466,7 +477,7 @@ CLAIMS = (
                 ),
             )
         ),
-        note=_LONG,
+        note=f"{_LONG} An older rule, of commit {_FIRST}, compared with the features themselves; it is given up.",
     ),
     _forces(
         "sec4-span",
@@ -566,7 +577,7 @@ CLAIMS = (
         FromRuns(
             tuple(
                 _test(
-                    f"share explained in unseen images turned by {10 * k}°, G fitted to 10°",
+                    f"share explained in images held out of the fit, turned by {10 * k}°, G fitted to 10°",
                     _value(f"generator_{k}"),
                     "large",
                     0.5,

@@ -112,7 +112,7 @@ def before_and_after(page):
 
 
 def kernel(page):
-    """Spread of views after the projector over that before it, "ratio" of the frame; at the end, spectra of the v."""
+    """Left: the column "ratio" of the frame through training. Right: spectra of the displacements at the end."""
     figure, (left, right) = page.axes(2, figsize=(8, 3.4))
     page.draw("ratio", "strength", ax=left, ylabel="spread, projector over encoder", ylim=(0, None), dotted=[1])
     labels = {"ylabel": "σ / σ₁ of the displacements", "ylim": (1e-4, 1.5)}
