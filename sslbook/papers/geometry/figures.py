@@ -42,7 +42,8 @@ def effective_negatives(page, count: pd.DataFrame):
 
 
 def loss_and_bound(page, levels):
-    """Figure 3: loss and upper bound through training, a panel for each strength, with dotted lines at `levels`."""
+    """Figure 3: loss and upper bound through training, a panel for each strength, with dotted lines at `levels`, of
+    which "equal" is that of a constant output."""
     figure, axes = page.axes(len(STRENGTHS), sharey=True, figsize=(8.6, 3.2))
     curves = page.frame.rename(columns={"upper": "upper bound"})
     curves = curves.melt(["strength", "seed", "epoch"], ["loss", "upper bound"], "curve", "nats")
@@ -52,6 +53,7 @@ def loss_and_bound(page, levels):
         ax.xaxis.get_major_locator().set_params(integer=True)
         if ax is not axes[-1]:
             ax.get_legend().remove()
+    axes[0].text(page.epochs[-1], levels["equal"], "constant output", ha="right", va="bottom")
     return figure
 
 
@@ -115,7 +117,7 @@ def kernel(page):
     """Left: the column "ratio" of the frame through training. Right: spectra of the displacements at the end."""
     figure, (left, right) = page.axes(2, figsize=(8, 3.4))
     page.draw("ratio", "strength", ax=left, ylabel="spread, projector over encoder", ylim=(0, None), dotted=[1])
-    labels = {"ylabel": "σ / σ₁ of the displacements", "ylim": (1e-4, 1.5)}
+    labels = {"ylabel": "σ / σ₁ of the displacements", "ylim": (1e-2, 1.5)}
     page.spectra("displacement", "strength", relative=True, ax=right, **labels)
     right.get_legend().remove()
     return figure
@@ -194,9 +196,10 @@ def features(page):
         for ax, strength in zip(row, STRENGTHS, strict=True):
             one = entries[entries.strength == strength].copy()
             page.spectra(one, "strength", moments, ax=ax, title=f"{title}, {strength}")
-            if ax is not panels[0, 0]:
-                ax.get_legend().remove()
+            shown, named = ax.get_legend_handles_labels()
+            ax.get_legend().remove()
             ax.set_ylabel("singular value" if ax is row[0] else "")
+    panels[0, 0].legend(shown[-len(moments) :], named[-len(moments) :])  # the colours stand in the titles
     return figure
 
 
