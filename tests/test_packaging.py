@@ -137,8 +137,9 @@ def test_every_imported_package_is_declared(provided_by):
 
 # KB that each part may take. The machinery is done, and a new paper should not need more of it. The building blocks
 # grow with the methods and metrics that a paper studies, by 30 to 60 a paper. An explorer takes 5 to 13; a paper brings
-# its plan, measurements and theory.
-SIZES = {"machinery": 130, "blocks": 270, "widgets": 112, "a paper": 64}
+# its plan, measurements and theory. What took the machinery from 130 to 134: precision asked for by name and checked by
+# verdicts, batch norm's statistics at the start, the cost on a processor. The largest paper has 40 claims.
+SIZES = {"machinery": 134, "blocks": 270, "widgets": 112, "a paper": 72}
 BLOCKS = {"data", "views", "lie", "models", "losses", "metrics", "methods", "optim", "tensors"}
 
 

@@ -196,6 +196,8 @@ class Paper:
             if figure is not None and figure not in known:
                 try:
                     found = self.find(self.plan(figure, profile, dataset, seeds))
+                    for run, _ in found:
+                        _precisions(run)  # here, so that a damaged file is told
                     known[figure] = found, self.frame(found)
                 except Damaged as error:
                     if damaged is None:
@@ -207,9 +209,15 @@ class Paper:
         return judged
 
 
+def _precisions(run: runs.Run) -> set[str]:
+    """Those that a run was trained in: it may have been continued elsewhere."""
+    made = run.provenance
+    return {each["precision"] for each in (made, *made.get("earlier", []))}
+
+
 def _require_one_precision(claim: Claim, found: list[Finished]) -> None:
-    """Raise `ValueError` if the runs, or parts of a run that was continued, differ in precision."""
-    made = [{each["precision"] for each in (p, *p.get("earlier", []))} for p in (run.provenance for run, _ in found)]
+    """Raise `ValueError` if the runs, or parts of one, differ in precision."""
+    made = [_precisions(run) for run, _ in found]
     counts = Counter(" and ".join(sorted(kinds)) for kinds in made)
     mixed = ", ".join(f"{n} in {kind}" for kind, n in counts.items())
     require(
