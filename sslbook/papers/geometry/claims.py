@@ -477,7 +477,8 @@ CLAIMS = (
                 ),
             )
         ),
-        note=f"{_LONG} An older rule, of commit {_FIRST}, compared with the features themselves; it is given up.",
+        note=f"{_LONG} An older rule, of commit {_FIRST}, compared with the features themselves; it is given up. "
+        "Untrained networks have the order of the second test, too.",
     ),
     _forces(
         "sec4-span",
