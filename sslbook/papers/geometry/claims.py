@@ -233,8 +233,8 @@ CLAIMS = (
     _collapse(
         "sec4-directions",
         "Sec. 4",
-        "The smaller a singular value of the projector, the larger the part of augmentations in the variance along its "
-        "direction.",
+        "Under large augmentations, the smaller a singular value of the projector, the larger the part of views in the "
+        "variance along its direction.",
         FromRuns(
             (
                 _test(
