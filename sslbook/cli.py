@@ -104,6 +104,7 @@ def _planned(options) -> list[tuple[Paper, list[Planned]]]:
 def _run(options) -> int:
     if options.precision:
         os.environ["SSLBOOK_PRECISION"] = options.precision
+    asked = os.environ.get("SSLBOOK_PRECISION") and hardware.precision()
     figure, started = _planned(options), time.monotonic()
     # The figure as a whole: a batch asks for its runs one by one.
     papers.require_affordable([config for _, planned in figure for config, _ in planned], options.device)
@@ -121,8 +122,8 @@ def _run(options) -> int:
                 continue
             made_in = run.provenance["precision"]
             require(
-                options.precision in (None, made_in),
-                f"Run {run.config.id} is there in {made_in}; move {run.path} away to train it in {options.precision}.",
+                not asked or asked == made_in,
+                f"Run {run.config.id} is there in {made_in}; move '{run.path}' away to train it in {asked}.",
             )
             paper.arrays(run, options.device)
             where = run.ship() if options.ship else run.path
@@ -148,13 +149,16 @@ def _list(options) -> int:
         print(f"{config.id}  {state:8}{papers.describe(config, labels)}{cost}")
     if left:
         print(f"left: about {_either(left)} ({papers.FAST / 1e12:.0f} and {papers.CORE / 1e12:.2g} TFLOP/s; estimates)")
+    elif options.missing:
+        print("No run of these options is missing.", file=sys.stderr)
     return 0
 
 
 def _either(hours: float) -> str:
     """Hours of a fast GPU, and what they are on a processor, in words."""
     short = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.2f} min"
-    return f"{short} on a fast GPU or {hours * papers.FAST / papers.CORE:.1f} hours of a processor core"
+    core = hours * papers.FAST / papers.CORE
+    return f"{short} on a fast GPU or {core:,.{int(core < 10)}f} hours of a processor core"
 
 
 def _status(options) -> int:

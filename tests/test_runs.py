@@ -164,10 +164,14 @@ def test_a_precision_is_asked_for_by_name(folder, capsys, monkeypatch):
     (folder_of_run,) = (path for path in folder.iterdir() if path.is_dir())
     assert json.loads((folder_of_run / "provenance.json").read_text())["precision"] == "bfloat16"
     assert cli.main([*options, "--precision", "float32"]) == 1
-    assert f"is there in bfloat16; move {folder_of_run} away" in capsys.readouterr().err
+    assert f"is there in bfloat16; move '{folder_of_run}' away" in capsys.readouterr().err
+    assert cli.main(options) == 1  # the variable asks, too
+    assert "is there in bfloat16" in capsys.readouterr().err
     monkeypatch.setenv("SSLBOOK_PRECISION", "float16")
-    with pytest.raises(ValueError, match="SSLBOOK_PRECISION is 'float16'; allowed are float32, bfloat16"):
-        hardware.precision("cpu")
+    before = sorted(folder.iterdir())
+    assert cli.main([*options[:-1], PAPER.plan("main", "smoke")[1].config.id]) == 1
+    assert "SSLBOOK_PRECISION is 'float16'; allowed are float32, bfloat16" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
 
 
 def test_the_status_of_runs_is_told_by_a_process_that_has_loaded_nothing_else(folder):
@@ -209,4 +213,6 @@ def test_the_command_line_lists_trains_and_reports(folder, capsys, monkeypatch):
     assert re.search(r"shapes SimCLR .* seed \d+  stopped or running, checkpoint of epoch 1", capsys.readouterr().out)
     assert cli.main(["run", "--profile", "smoke", "--ship"]) == 0
     assert cli.main(["status"]) == 0 and "finished" in capsys.readouterr().out
-    assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0 and capsys.readouterr().out.count("missing") == 0
+    assert cli.main(["list", "--profile", "smoke", "--missing"]) == 0
+    said = capsys.readouterr()
+    assert not said.out and said.err == "No run of these options is missing.\n"
