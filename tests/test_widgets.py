@@ -117,7 +117,7 @@ def test_the_explorer_comes_with_the_figure_that_stands_in_its_place(cls, monkey
 def test_what_no_slider_can_reach_is_refused():
     with pytest.raises(ValueError, match=r"reach is 27; it goes from 0 in steps of \d+\."):
         widgets.Orbits(reach=27)
-    with pytest.raises(ValueError, match=r"epoch is 500; kept are 0, 4, 8, .*, 60, 64\."):
+    with pytest.raises(ValueError, match=f"epoch is 500; kept are {', '.join(map(str, range(0, 65, 4)))}[.]"):
         widgets.TrainingScrubbed(epoch=500)
 
 
