@@ -151,6 +151,9 @@ def test_a_verdict_says_its_scale_and_a_statement_of_ours_that_it_is_ours():
     assert ours == {"accuracy-without-collapse", "upper-constant", "fig7-transient", "prop3.1-condition"} | {
         "mg-zero-entropic",
         "mg-trivial",
+        "mg-rank",
+        "mg-temperature",
+        "mg-views",
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslbook import data, losses, pages, papers, runs
+from sslbook import data, losses, metrics, pages, papers, runs
 from sslbook.papers.geometry.theory import simplex
 from sslbook.papers.matching_gap import PAPER, figures, plan
 from sslbook.papers.matching_gap.theory import descend, least_entropic_gap, noisy_pairs
@@ -41,7 +41,7 @@ def test_main_runs_are_four_losses_under_two_policies_and_differ_in_nothing_else
 
 def test_a_seed_is_complete_before_the_next_begins():
     order = [(config.seed, labels["policy"]) for config, labels in PAPER.plan("main", "laptop")]
-    assert order == [(seed, name) for seed in (1, 2, 3) for name in ("weak", "large") for _ in range(4)]
+    assert order == [(seed, name) for seed in (11, 12, 13) for name in ("weak", "large") for _ in range(4)]
 
 
 def test_weak_augmentation_is_crop_and_flip_alone():
@@ -60,13 +60,31 @@ def test_paper_profile_is_as_declared():
 @pytest.mark.parametrize("profile", ["laptop", "paper"])
 def test_each_sweep_varies_one_thing_and_shares_a_run_with_the_main_ones(profile):
     main = {c.id for c in configs("main", profile)}
-    sweep = configs("epsilon", profile)
-    assert [c.method.epsilon for c in sweep] == [0.05, 0.1, 0.2, 0.5, 1.0]
-    assert len({c.replace(method=sweep[0].method).id for c in sweep}) == 1
+    sweep = PAPER.plan("epsilon", profile)
+    for config, labels in sweep:
+        temperature = getattr(config.method, "epsilon", None) or 1 / config.method.beta
+        assert temperature == pytest.approx(labels["epsilon"])
+    cells = {(c.seed, labels["loss"], labels["epsilon"]) for c, labels in sweep}
+    assert len(cells) == len(sweep) == 30 and {epsilon for *_, epsilon in cells} == {0.05, 0.1, 0.2, 0.5, 1.0}
+    assert len({c.replace(method=sweep[0].config.method, seed=1).id for c, _ in sweep}) == 1
     batch = configs("batch", profile)
     assert [c.batch_size for c in batch] == [n for n in plan.BATCH_SIZES[profile] for _ in range(2)]
     assert len({c.replace(method=batch[0].method, batch_size=64).id for c in batch}) == 1
-    assert [sum(c.id in main for c in figure) for figure in (sweep, batch)] == [1, 2]
+    assert [sum(c.id in main for c in figure) for figure in ([c for c, _ in sweep], batch)] == [6, 2]
+    counts = configs("views", profile)
+    assert {(c.method.views, c.batch_size) for c in counts} == {(2, 32), (4, 32)}
+    assert len({c.replace(method=counts[0].method, seed=1).id for c in counts}) == 1
+
+
+def test_candidates_for_vicreg_are_on_a_seed_of_their_own_and_judged_on_validation_images(run):
+    candidates = configs("grid", "laptop")
+    assert {c.seed for c in candidates} == {0} and len({c.method for c in candidates}) == len(plan.GRID) == 4
+    arrays, train = PAPER.arrays(run), data.load_train(run.config.data)
+    validation = data.load("shapes", "validation")
+    validation = validation.subset(data.balanced_order(validation.fine, seed=3)[: len(papers.held_out(run.config))])
+    *_, (_, _, h) = papers.observe(run, {"bank": train.images, "queries": validation.images}, "cpu")
+    reached = metrics.knn_accuracy(h["bank"], train.fine, h["queries"], validation.fine)
+    assert arrays["validation_knn"][-1].item() == pytest.approx(float(reached))
 
 
 def test_an_unknown_figure_is_named_with_the_known_ones():

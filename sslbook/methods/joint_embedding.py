@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,18 +13,19 @@ from sslbook.models import Encoder, projector
 
 
 class JointEmbedding(Method):
-    """`g(h(x))` for both views in one forward pass (batch norm sees all 2N views), then `pair_loss(z1, z2)`.
+    """`g(h(x))` for all k views in one forward pass (batch norm sees all kN views), then the loss between them.
 
     `widths` are those of `models.projector`; `encode` gives h, before the projector.
     """
 
-    def __init__(self, encoder: Encoder, widths: tuple[int, ...], pair_loss: Callable[[Tensor, Tensor], Tensor]):
+    def __init__(self, encoder: Encoder, widths: tuple[int, ...], pair_loss: Callable[..., Tensor], views: int = 2):
         super().__init__()
         self.encoder, self.projector, self.pair_loss = encoder, projector(encoder.dim, widths), pair_loss
+        self.views = views
 
     def loss(self, batch):
-        z1, z2 = self.projector(self.encoder(batch.views.flatten(0, 1))).chunk(2)
-        return self.pair_loss(self.gather(z1), self.gather(z2)), {}
+        projections = self.projector(self.encoder(batch.views.flatten(0, 1))).chunk(self.views)
+        return self.pair_loss(*map(self.gather, projections)), {}
 
     def encode(self, images):
         return self.encoder(images)
@@ -33,10 +35,12 @@ class JointEmbedding(Method):
 class Pairwise(Part):
     """Base of the parts whose method is a `JointEmbedding`: a projector of `widths` and a `pair_loss`.
 
-    Without widths there is no head: the loss acts on the features.
+    Without widths there is no head: the loss acts on the features. `views`, the views of each image in a step, are two
+    unless a part says otherwise.
     """
 
     widths: tuple[int, ...] = (128,)
+    views: ClassVar[int] = 2
 
     def validate(self):
         require(
@@ -46,7 +50,7 @@ class Pairwise(Part):
 
     def build(self, encoder: Encoder, about: Info) -> JointEmbedding:
         """The method around `encoder`, with PyTorch's default initialisation."""
-        return JointEmbedding(encoder, self.widths, self.pair_loss)
+        return JointEmbedding(encoder, self.widths, self.pair_loss, self.views)
 
     def pair_loss(self, z1: Tensor, z2: Tensor) -> Tensor:
         """The loss, a scalar, between projections (N, D) of two views of the same N images."""

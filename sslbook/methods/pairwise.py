@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from sslbook import losses
 from sslbook.config import require
 from sslbook.methods.joint_embedding import Pairwise
@@ -37,21 +39,42 @@ class SimCLR(Pairwise, slot="method"):
 
 @dataclass(frozen=True)
 class MatchingGap(Pairwise, slot="method"):
-    """The matching gap with cost 1 − cos, see `losses.matching_gap`; `epsilon` ≥ 0 is in units of the cost."""
+    """The matching gap with cost 1 − cos, see `losses.matching_gap`; `epsilon` ≥ 0 is in units of the cost.
+
+    Of more than two `views` it is twice `losses.multi_matching_gap` at `epsilon`/2 > 0: the same for two.
+    """
 
     epsilon: float = 0.2
+    views: int = 2
 
     def validate(self):
         super().validate()
         require(self.epsilon >= 0, f"MatchingGap.epsilon is {self.epsilon}; it must be at least 0.")
+        require(self.views >= 2, f"MatchingGap.views is {self.views}; it must be at least 2.")
+        require(
+            self.views == 2 or self.epsilon > 0,
+            f"MatchingGap.epsilon is {self.epsilon}; with {self.views} views it must be positive.",
+        )
 
-    def pair_loss(self, z1, z2):
-        return losses.matching_gap(z1, z2, epsilon=self.epsilon)
+    def pair_loss(self, *z):
+        if self.views == 2:
+            return losses.matching_gap(*z, epsilon=self.epsilon)
+        return 2 * losses.multi_matching_gap(torch.stack(z), epsilon=self.epsilon / 2)
 
 
 @dataclass(frozen=True)
 class VICReg(Pairwise, slot="method"):
-    """VICReg with the weights of its paper. Source: Bardes et al. 2022."""
+    """VICReg; the three weights, at least 0, are by default those of its paper. Source: Bardes et al. 2022."""
+
+    invariance: float = 25.0
+    variance: float = 25.0
+    covariance: float = 1.0
+
+    def validate(self):
+        super().validate()
+        for name in ("invariance", "variance", "covariance"):
+            require(getattr(self, name) >= 0, f"VICReg.{name} is {getattr(self, name)}; it must be at least 0.")
 
     def pair_loss(self, z1, z2):
-        return losses.vicreg(z1, z2)
+        weights = {"invariance": self.invariance, "variance": self.variance, "covariance": self.covariance}
+        return losses.vicreg(z1, z2, **weights)

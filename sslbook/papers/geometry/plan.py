@@ -8,7 +8,7 @@ from sslbook.config import Config
 from sslbook.data import Data
 from sslbook.methods import SimCLR
 from sslbook.models import ResNet
-from sslbook.optim import LARS
+from sslbook.optim import LARS, SGD, Adam
 from sslbook.papers.paper import Planned
 from sslbook.views import policy
 
@@ -60,7 +60,12 @@ _SHORT = {"smoke": {}, "laptop": dict(epochs=8, snapshots=4, early=()), "paper":
 def _run(profile: str, seed: int, views, *, hidden: tuple[int, ...] = (), **changes) -> Config:
     width, settings = _PROFILES[profile]
     method = SimCLR(widths=(*(h * width for h in hidden), width), loss=changes.pop("loss", "info_nce"))
-    return Config(views=views, method=method, optim=_LARS, seed=seed, **(settings | changes))
+    return Config(views=views, method=method, seed=seed, **(settings | {"optim": _LARS} | changes))
+
+
+def _words(profile: str, hidden: tuple[int, ...]) -> str:
+    """The hidden widths of a projector, "linear" if it has none."""
+    return "–".join(str(h * _PROFILES[profile][0]) for h in hidden) or "linear"
 
 
 def _by_strength(profile: str, seeds, **changes) -> list[Planned]:
@@ -80,11 +85,10 @@ def baseline(profile: str) -> list[Planned]:
 
 def projectors(profile: str) -> list[Planned]:
     """Depth and width of the projector under large augmentations."""
-    width = _PROFILES[profile][0]
     return [
         Planned(
             _run(profile, seed, policy("large"), hidden=hidden, **_SHORT[profile]),
-            {"strength": "large", "hidden": "–".join(str(h * width) for h in hidden) or "linear"},
+            {"strength": "large", "hidden": _words(profile, hidden)},
         )
         for seed in (1, 2, 3)
         for hidden in _HIDDEN
@@ -103,8 +107,31 @@ def losses(profile: str) -> list[Planned]:
     return [planned._replace(labels=planned.labels | {"contrast": "NT-Xent"}) for planned in swapped]
 
 
+def controls(profile: str) -> list[Planned]:
+    """Runs as long as the main ones and beside them: two optimisers, two knobs alone, three projectors.
+
+    Is the collapse that of LARS? Does accuracy need it? Has a network as projector it, too?
+    """
+    large, small = policy("large"), policy("small")
+    # Ours: the usual rates, no other was tried; weight decay and warm-up are those of LARS.
+    optimisers = {
+        "SGD": SGD(learning_rate=0.05, weight_decay=1e-6, warmup=0.1),
+        "AdamW": Adam(learning_rate=1e-3, weight_decay=1e-6, warmup=0.1),
+    }
+    planned = []
+    for seed in _SEEDS[profile][:2]:
+        runs = {f"large, {name}": _run(profile, seed, large, optim=optim) for name, optim in optimisers.items()}
+        runs |= {f"small + {knob}": _run(profile, seed, small.replace(**_KNOBS[knob])) for knob in ("crop", "jitter")}
+        runs |= {
+            f"large, {_words(profile, hidden)}": _run(profile, seed, large, hidden=hidden)
+            for hidden in ((1,), (16,), (4, 4))
+        }
+        planned += [Planned(config, {"control": name}) for name, config in runs.items()]
+    return planned
+
+
 PLANS = {"main": main, **{f"fig{i}": main for i in range(1, 10)}, "fig8": projectors}
-PLANS |= {"knobs": knobs, "losses": losses, "baseline": baseline}
-"""All but the last three and `fig8` are drawn from the main runs."""
+PLANS |= {"knobs": knobs, "losses": losses, "baseline": baseline, "controls": controls}
+"""All but the last four and `fig8` are drawn from the main runs."""
 
 SWEEP = ("fig8", "knobs", "losses", "baseline")

@@ -12,7 +12,7 @@ from sslbook.papers.matching_gap.plan import EPSILON, EPSILONS
 from sslbook.papers.observe import BATCH, held_out, observe, pairs
 from sslbook.runs import Run
 
-VERSION = 1
+VERSION = 2
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
 
 _DISTANCES = torch.linspace(0, 2, 51)
@@ -23,7 +23,8 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
 
     Encoders are in evaluation mode; the pairs are those of `papers.pairs`, in batches of 128.
 
-    - () `knn`, `linear`: accuracies on the test images.
+    - () `knn`, `linear`: accuracies on the test images; `validation_knn`, `validation_linear`: on as many validation
+      images at most, from which settings are chosen.
     - (·,) singular values, centred, of `encoder` (features of the training images) and `projector` (unit projections
       of the first views).
     - for `x` = `encoder` and `projector`, distances between unit features or projections of the two views of an image
@@ -37,14 +38,19 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     """
     train, test = data.load_train(run.config.data), held_out(run.config)
     _, first, second = pairs(run.config, train)
-    images = {"bank": train.images, "queries": test.images, "first": first, "second": second}
+    validation = data.load(run.config.data.name, "validation")
+    validation = validation.subset(data.balanced_order(validation.fine, seed=3)[: len(test)])
+    images = {"bank": train.images, "queries": test.images, "validation": validation.images}
+    images |= {"first": first, "second": second}
     for _, method, h in observe(run, images, device):
-        bank, queries, h1, h2 = h.values()
+        bank, queries, chosen_on, h1, h2 = h.values()
         with torch.no_grad():
             z1, z2 = (F.normalize(method.projector(h)) for h in (h1, h2))
         yield {
             "knn": metrics.knn_accuracy(bank, train.fine, queries, test.fine),
             "linear": metrics.linear_probe(bank, train.fine, queries, test.fine),
+            "validation_knn": metrics.knn_accuracy(bank, train.fine, chosen_on, validation.fine),
+            "validation_linear": metrics.linear_probe(bank, train.fine, chosen_on, validation.fine),
             "encoder": metrics.singular_values(bank, centered=True),
             "projector": metrics.singular_values(z1, centered=True),
             **_distances("encoder", F.normalize(h1), F.normalize(h2)),
@@ -102,11 +108,12 @@ OF_EPSILON = ("gap", "info_nce", "misplaced", "gradient")
 def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
     """The scalars of one kept epoch.
 
-    Of spectra the effective ranks `encoder_rank` and `projector_rank`; of arrays over ε the values at the run's own
-    where it has one, else at `EPSILON`; `x_positive_relative`: the mean distance of positive pairs over that of random
-    images.
+    Of spectra the effective ranks `encoder_rank` and `projector_rank`; of arrays over ε the values at the run's own,
+    which is its temperature if it is contrastive, and at `EPSILON` if it has none; `x_positive_relative`: the mean
+    distance of positive pairs over that of random images.
     """
-    epsilon = getattr(config.method, "epsilon", EPSILON)
+    method = config.method
+    epsilon = 1 / method.beta if hasattr(method, "beta") else getattr(method, "epsilon", EPSILON)
     require(epsilon in EPSILONS, f"Run {config.id} has epsilon {epsilon}; it is measured at {EPSILONS}.")
     row = {name: float(values) for name, values in arrays.items() if values.ndim == 0 and name != "distance_edges"}
     row |= {name: float(arrays[name][EPSILONS.index(epsilon)]) for name in OF_EPSILON}
