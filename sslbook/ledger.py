@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from sslbook.config import require, require_number
 
@@ -144,8 +144,8 @@ class Outcome:
             return 0.5
         if self.high == self.low:
             return 0.5 - 0.5 * float(np.sign(distance))
-        error = (self.high - self.low) / 2 / stats.t.isf(LEVEL, self.seeds - 1)
-        return float(stats.t.sf(distance / error, self.seeds - 1))
+        error = (self.high - self.low) / 2 / special.stdtrit(self.seeds - 1, 1 - LEVEL)
+        return float(special.stdtr(self.seeds - 1, -distance / error))
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def interval(values) -> tuple[float, float, float]:
     if len(values) < 2:
         return (float(values.mean()) if len(values) else math.nan), -math.inf, math.inf
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    half = float(special.stdtrit(len(values) - 1, 1 - LEVEL)) * error
     return mean, mean - half, mean + half
 
 

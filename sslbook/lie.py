@@ -6,6 +6,7 @@ that hold what is not finite.
 Source: Cosentino et al. 2022, Sec. 4 and Apps. B and E.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -167,6 +168,12 @@ def orbit_rank(
     require_number("The size", size, least=1, whole=True)
     require_number("The seed", seed, least=0, whole=True)
     require_number("The threshold", threshold, least=0)
+    return int((_orbit_variances(max_degrees, samples, size, seed, interpolation) > threshold).sum())
+
+
+@functools.lru_cache(256)  # one orbit is counted at several thresholds
+def _orbit_variances(max_degrees: float, samples: int, size: int, seed: int, interpolation: str) -> Tensor:
+    """The eigenvalues of the covariance of `orbit_rank`."""
     generator = np.random.default_rng(seed)
     row, column = generator.integers(0, size), generator.integers(0, size)
     degrees = torch.from_numpy(generator.uniform(0, max_degrees, samples))
@@ -175,8 +182,8 @@ def orbit_rank(
     copies = rotate(image.expand(samples, 1, size, size), degrees, interpolation=interpolation).flatten(1)
     copies = copies[:, copies.any(0)]  # pixels that stay black add nothing but time
     if copies.numel() == 0:
-        return 0
-    return int((singular_values(copies, centered=True).square() / (samples - 1) > threshold).sum())
+        return torch.zeros(0)
+    return singular_values(copies, centered=True).square() / (samples - 1)
 
 
 def arc_length(max_degrees: float, *, size: int = 32, seed: int = 0) -> float:

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslbook import data, hardware, lie, metrics, papers, runs
+from sslbook import data, hardware, lie, metrics, papers, runs, training
 from sslbook.optim import LARS
 from sslbook.papers import check
 from sslbook.papers.geometry import PAPER
-from sslbook.papers.geometry.measure import _rotation, _turned, gradient_norms
+from sslbook.papers.geometry.measure import _angles, _around, _rotation, _tangents, _turned, gradient_norms
 from sslbook.papers.observe import calibrate
 from sslbook.papers.paper import Finished
 from sslbook.views import policy
@@ -191,3 +191,20 @@ def test_gradient_norms_are_those_of_the_two_terms():
         for term, norm in ((-beta * f @ f2[i], pull[i]), ((beta * others @ f).logsumexp(0), push[i])):
             (g,) = torch.autograd.grad(term, f)
             torch.testing.assert_close((g - (g @ f) * f).norm(), norm)
+
+
+def test_tangents_of_shapes_are_taken_at_the_second_view_and_have_no_angle_to_their_own_span():
+    config = configs("tangents", "smoke")[-1]
+    anchors, _, second = papers.pairs(config, data.load_train(config.data))
+    around = _around(anchors, config)
+    assert around.shape == (7 * 2 * len(anchors), 3, 32, 32)
+    up, down = around.unflatten(0, (7, 2, -1)).unbind(1)
+    middle = (up + down) / 2
+    assert (middle - second).abs().mean() < 0.004  # pixels are whole numbers of 255
+    network = training.build(config).eval()
+    tangents = _tangents(papers.encode(network, around, precision="float32"))
+    assert tangents.shape == (len(anchors), 7, network.encoder.dim)
+    generator = torch.Generator().manual_seed(0)
+    inside = (tangents * torch.rand(7, 1, generator=generator)).sum(1)
+    assert _angles(tangents, inside) < 1
+    assert _angles(tangents, torch.randn(inside.shape, generator=generator)) > 30

@@ -445,6 +445,46 @@ CLAIMS = (
         ),
         note=_LONG,
     ),
+    _tangent(
+        "sec5-tangent",
+        "Sec. 5",
+        "The displacement δh estimates a direction tangent to the manifold of images.",
+        FromRuns(
+            tuple(
+                _test(
+                    "angle to the exact tangent space, in degrees, of differences between random pairs minus of δh",
+                    lambda f, s: _at(f, s, "angle_pairs") - _at(f, s, "angle"),
+                    strength,
+                )
+                for strength in STRENGTHS
+            ),
+            figure="tangents",
+        ),
+    ),
+    _tangent(
+        "sec5-tangent-order",
+        "Sec. 5",
+        "The larger the augmentations, the better δh estimates a tangent.",
+        FromRuns(
+            _ordered("angle of δh to the exact tangent space, in degrees", _value("angle"), falling=True),
+            figure="tangents",
+        ),
+    ),
+    _tangent(
+        "sec5-tangent-projector",
+        "Sec. 5",
+        "The projector aligns its columns with the tangents of the manifold of images.",
+        FromRuns(
+            (
+                _test(
+                    "unexplained share at the end, of differences between random pairs minus of exact tangents",
+                    lambda f, s: _at(f, s, "unexplained_pairs") - _at(f, s, "unexplained_tangents"),
+                    "large",
+                ),
+            ),
+            figure="tangents",
+        ),
+    ),
     _forces(
         "intro-projector",
         "Abstract, Sec. 4",

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from sslbook import data, lie, metrics
 from sslbook.config import Config
+from sslbook.data.shapes import FACTORS, render
 from sslbook.losses import info_nce, info_nce_upper_bound
 from sslbook.methods import JointEmbedding
 from sslbook.papers.geometry import theory
-from sslbook.papers.observe import BATCH, held_out, observe, pairs
+from sslbook.papers.observe import BATCH, encode, held_out, observe, pairs
 from sslbook.runs import Run
+from sslbook.views import Draws
 
 VERSION = 3
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew.
@@ -27,6 +29,8 @@ which had no accuracies of outputs, variances by direction and generators.
 _LOCAL = 512
 _DISTANCES = torch.linspace(0, 2, 51)
 _ROTATED, _DEGREES = 1024, 10.0
+_STEP = 1 / 32
+"""By how much a factor of `shapes` is moved to either side for a tangent, as a share of its range."""
 
 
 @torch.no_grad()
@@ -60,18 +64,27 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
       images.
     - () `spread_encoder`, `spread_projector`: ‖x² − x¹‖²/‖x_i − x_j‖² of features and of unit outputs.
 
+    Of runs on `shapes` also, with the tangent space at the second view of each of 512 anchors, spanned by the change of
+    its features (in float32) when one of the seven factors changes and the view does not:
+
+    - () `angle`, in degrees: the mean angle between δh and this space; `angle_pairs`, `angle_views`: of differences
+      between random images, and between the two views.
+    - (7,) `unexplained_tangents`: Eq. 10 of the tangents, by factor, in the order of `data.shapes.FACTORS`.
+
     What is made of the matrix W is missing where the projector is not one matrix.
     """
     train, test = data.load_train(run.config.data), held_out(run.config)
     anchors, first, second = pairs(run.config, train)
     images = {"bank": train.images, "queries": test.images, "first": first, "second": second}
     images |= _turned(anchors.images[:_ROTATED])
+    around = _around(anchors, run.config) if anchors.factors else None
     for _, method, h in observe(run, images, device, start=train.images):
         bank, queries, h1, h2, *turned = h.values()
         outputs = method.projector(bank), method.projector(queries)
+        tangents = None if around is None else _tangents(encode(method, around, precision="float32"))
         yield {
             **_spectra(method, bank, h1, h2),
-            **_neighbourhood(method.projector, h1, h2, anchors, run.config),
+            **_neighbourhood(method.projector, h1, h2, anchors, run.config, tangents),
             **_rotation(method.projector, h1, turned),
             "knn": metrics.knn_accuracy(bank, train.fine, queries, test.fine),
             "linear": metrics.linear_probe(bank, train.fine, queries, test.fine),
@@ -106,6 +119,33 @@ def _rotation(projector, h1: Tensor, turned: list[Tensor]) -> dict[str, Tensor]:
     return row | {"generator_passes": passes}
 
 
+def _around(anchors: data.ImageSet, config: Config) -> Tensor:
+    """The second views by `pairs` of the first n anchors, one factor moved up and down: (7·2·n, C, H, W)."""
+    generator = torch.Generator().manual_seed(0)
+    _, draws = (config.views.draw(len(anchors), anchors.images.shape[-2:], generator) for _ in range(2))
+    draws = Draws(*(part[:_LOCAL] for part in draws))
+    fine, factors = anchors.fine[:_LOCAL], {name: values[:_LOCAL] for name, values in anchors.factors.items()}
+    moved = []
+    for name, (low, high) in FACTORS.items():
+        for step in ((high - low) * _STEP, (low - high) * _STEP):
+            images = render(fine, factors | {name: factors[name] + step})
+            moved.append(config.views.apply(images, draws))
+    return torch.cat(moved)
+
+
+def _tangents(features: Tensor) -> Tensor:
+    """Half the difference of up and down, (n, 7, D), from the features (7·2·n, D) of `_around`."""
+    up, down = features.unflatten(0, (len(FACTORS), 2, -1)).unbind(1)
+    return ((up - down) / 2).transpose(0, 1)
+
+
+def _angles(tangents: Tensor, differences: Tensor) -> Tensor:
+    """Mean angle, in degrees, between differences (n, D) and the spans of the tangents (n, 7, D)."""
+    _, sigma, basis = torch.linalg.svd(tangents, full_matrices=False)
+    along = (basis @ F.normalize(differences)[:, :, None])[..., 0] * (sigma > 1e-3 * sigma[:, :1])
+    return along.norm(dim=1).clamp(max=1).acos().rad2deg().mean()
+
+
 def _spectra(method: JointEmbedding, bank: Tensor, h1: Tensor, h2: Tensor) -> dict[str, Tensor]:
     values = metrics.singular_values
     spectra = {"projector": values(method.projector[-1].weight)} if len(method.projector) == 1 else {}
@@ -114,8 +154,11 @@ def _spectra(method: JointEmbedding, bank: Tensor, h1: Tensor, h2: Tensor) -> di
     return spectra | {"displacement": values(h2 - h1)}
 
 
-def _neighbourhood(projector, h1: Tensor, h2: Tensor, anchors: data.ImageSet, config: Config) -> dict:
-    """What happens between each anchor, its twin and its nearest negative, in sub-batches."""
+def _neighbourhood(projector, h1: Tensor, h2: Tensor, anchors: data.ImageSet, config: Config, tangents) -> dict:
+    """What happens between each anchor, its twin and its nearest negative, in sub-batches.
+
+    `tangents` (n, 7, D) are those of the first n anchors, or None.
+    """
     beta, labels = config.method.beta, zip(anchors.fine.split(BATCH), anchors.coarse.split(BATCH), strict=True)
     rows, nearest = [], []
     for a, b, (fine, coarse) in zip(h1.split(BATCH), h2.split(BATCH), labels, strict=True):
@@ -153,9 +196,16 @@ def _neighbourhood(projector, h1: Tensor, h2: Tensor, anchors: data.ImageSet, co
     row["unexplained_local"] = theory.local_unexplained(maps, delta[few])
     row["unexplained_elsewhere"] = theory.local_unexplained(maps.roll(1, 0), delta[few])
     row["regions"] = len({pattern.tobytes() for pattern in theory.activation_patterns(projector, h1).numpy()})
+    if tangents is not None:
+        few = slice(len(tangents))
+        differences = {"": delta, "_pairs": h1 - shuffled, "_views": h2 - h1}
+        row |= {f"angle{name}": _angles(tangents, which[few]) for name, which in differences.items()}
     if len(projector) > 1:
         return row
     basis = projector[0].weight.T
+    if tangents is not None:
+        shares = [metrics.unexplained_variance(of_factor, basis) for of_factor in tangents.unbind(1)]
+        row["unexplained_tangents"] = torch.tensor([float(share) for share in shares])
     half = float(torch.linalg.matrix_norm(basis, 2)) / 2
     directions = torch.linalg.svd(basis, full_matrices=False).U
     return row | {

@@ -107,6 +107,16 @@ def losses(profile: str) -> list[Planned]:
     return [planned._replace(labels=planned.labels | {"contrast": "NT-Xent"}) for planned in swapped]
 
 
+def tangents(profile: str) -> list[Planned]:
+    """Runs of each strength on `shapes`, whose factors are known, so that tangents can be computed."""
+    changes = {
+        "smoke": {},
+        "laptop": dict(data=Data("shapes", 2048), snapshots=4, early=()),
+        "paper": dict(data=Data("shapes"), batch_size=128),
+    }
+    return _by_strength(profile, _SEEDS[profile][:3], **changes[profile])
+
+
 def controls(profile: str) -> list[Planned]:
     """Runs as long as the main ones and beside them: two optimisers, two knobs alone, three projectors.
 
@@ -131,7 +141,8 @@ def controls(profile: str) -> list[Planned]:
 
 
 PLANS = {"main": main, **{f"fig{i}": main for i in range(1, 10)}, "fig8": projectors}
-PLANS |= {"knobs": knobs, "losses": losses, "baseline": baseline, "controls": controls}
-"""All but the last four and `fig8` are drawn from the main runs."""
+PLANS |= {"knobs": knobs, "losses": losses, "baseline": baseline}
+PLANS |= {"tangents": tangents, "controls": controls}
+"""All but the last five and `fig8` are drawn from the main runs."""
 
 SWEEP = ("fig8", "knobs", "losses", "baseline")

@@ -41,16 +41,11 @@ def share_between(x: np.ndarray, groups) -> float:
     return float(1 - within / (z**2).sum() * (n - 1) / (n - g))
 
 
-def permutation_p(
-    statistic: Callable[[np.ndarray], float], labels, *, permute=None, draws: int = 9_999, seed: int = 0
-) -> float:
-    """Share of permutations, the given order among them, whose statistic is at least that of the `labels`.
-
-    `permute(labels, generator)` gives other labels than a permutation of all.
-    """
+def permutation_p(statistic: Callable[[np.ndarray], float], labels, *, draws: int = 9_999, seed: int = 0) -> float:
+    """Share of permutations, the given order among them, whose statistic is at least that of the `labels`."""
     labels, random = np.asarray(labels), np.random.default_rng(seed)
-    permute, found = permute or (lambda labels, random: random.permutation(labels)), statistic(labels)
-    more = sum(statistic(permute(labels, random)) >= found - 1e-12 for _ in range(draws))
+    found = statistic(labels)
+    more = sum(statistic(random.permutation(labels)) >= found - 1e-12 for _ in range(draws))
     return (1 + more) / (1 + draws)
 
 
@@ -149,13 +144,15 @@ def in_sample(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def p_of_skill(x: np.ndarray, y: np.ndarray, groups, *, draws: int = 200) -> float:
-    """`permutation_p` of the `skill` of predictions from x (n, p), where whole groups of y (n,) are permuted."""
-    return permutation_p(
-        lambda y: skill(predicted(x, y, groups), y, groups),
-        y,
-        permute=lambda y, random: permuted(y, groups, random),
-        draws=draws,
-    )
+    """As `permutation_p` for the `skill` of predictions from x (n, p), where whole groups of y (n,) are permuted.
+
+    All permutations are predicted at once, as so many targets.
+    """
+    (x, y), random = _columns(x, y), np.random.default_rng(0)
+    targets = np.stack([y, *(permuted(y, groups, random) for _ in range(draws))], 1)
+    found = predictions(x[None], targets[None], groups)[0]
+    skills = np.array([skill(*pair, groups) for pair in zip(found.T, targets.T, strict=True)])
+    return float((skills >= skills[0] - 1e-12).mean())
 
 
 def permuted(y: np.ndarray, groups, random: np.random.Generator) -> np.ndarray:

@@ -87,15 +87,10 @@ def legend(panels, keep: int, loc="best") -> None:
     panels[keep].legend(loc=loc, fontsize=9)
 
 
-def beside_play(page, columns: dict[str, str], hue: str | None, centre, half, **labels):
-    """As `Page.beside`, with a gray band of ± `half` around `centre`, the play of the seed, both by column.
-
-    Without `hue` there is a mark at each abscissa, too.
-    """
+def beside_play(page, columns: dict[str, str], hue: str, centre, half, **labels):
+    """As `Page.beside`, with a gray band of ± `half` around `centre`, the play of the seed, both by column."""
     figure, panels = page.beside(columns, hue, **labels)
     for ax, name in zip(panels, columns, strict=True):
-        if hue is None:
-            ax.plot(*ax.lines[0].get_data(), "o", color="C0", ms=5)
         ax.axhline(centre[name], color="C5", linewidth=1)
         ax.axhspan(centre[name] - half[name], centre[name] + half[name], color="C5", alpha=0.25, lw=0)
     return figure
