@@ -90,7 +90,7 @@ def projectors(profile: str) -> list[Planned]:
             _run(profile, seed, policy("large"), hidden=hidden, **_SHORT[profile]),
             {"strength": "large", "hidden": _words(profile, hidden)},
         )
-        for seed in (1, 2, 3)
+        for seed in ((1,) if profile == "smoke" else (1, 2, 3))
         for hidden in _HIDDEN
     ]
 
@@ -145,4 +145,4 @@ PLANS |= {"knobs": knobs, "losses": losses, "baseline": baseline}
 PLANS |= {"tangents": tangents, "controls": controls}
 """All but the last five and `fig8` are drawn from the main runs."""
 
-SWEEP = ("fig8", "knobs", "losses", "baseline")
+SWEEP = ("fig8", "knobs", "losses", "baseline", "tangents")

@@ -19,6 +19,6 @@ PAPER = Paper(
     row=row,
     claims=CLAIMS,
     version=VERSION,
-    shown=("main", *SWEEP),
+    shown=("main", "grid", *SWEEP),
     sweep=SWEEP,
 )

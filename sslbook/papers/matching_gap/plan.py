@@ -38,7 +38,7 @@ VIEWS = (2, 4)
 """Views of an image in a step, of batches of 32 images: with four the cost has 32⁴ entries."""
 
 # At `laptop` none of the seeds of earlier runs, 1 to 3: the rules were fixed before these were trained.
-_SEEDS = {"smoke": (1, 2), "laptop": (11, 12, 13), "paper": (1, 2, 3)}
+_SEEDS = {"smoke": (1,), "laptop": (11, 12, 13), "paper": (1, 2, 3)}
 
 _PROFILES = {
     "smoke": dict(
