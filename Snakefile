@@ -111,7 +111,7 @@ rule notebook:
     wildcard_constraints:
         path="notebooks/.*",
     shell:
-        "OMP_NUM_THREADS=1 {PYTHON} -m sslbook notebook {wildcards.path}.ipynb --profile {PROFILE} {params.dataset}"
+        "OMP_NUM_THREADS=1 {PYTHON} -m sslbook.notebooks.command {wildcards.path}.ipynb --profile {PROFILE} {params.dataset}"
         " --output {output}"
 
 

@@ -8,6 +8,7 @@ import time
 import filelock
 import torch
 
+import sslbook.notebooks.command as notebook
 from sslbook import files, hardware, ledger, papers, runs, training
 from sslbook.config import require
 from sslbook.papers import Paper, Planned
@@ -79,19 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     verdicts = add("verdicts", _verdicts, "print the verdict on each claim, with what was measured")
     verdicts.add_argument("claims", nargs="*", metavar="claim", help="claims to judge; none: all")
     verdicts.add_argument("--profile", default="laptop", choices=papers.PROFILES, help="the scale")
-    notebook = add("notebook", _notebook, "execute a notebook for the book")
-    notebook.add_argument("path", help="the notebook")
-    notebook.add_argument("--profile", default="laptop", choices=papers.PROFILES, help="the scale")
-    notebook.add_argument("--output", help="where the executed copy goes; None: below _build/executed")
-    notebook.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        dest="parameters",
-        help="a parameter of the notebook; a list as '[0, 1]'",
-    )
+    notebook.declare(add("notebook", notebook.run, "execute a notebook for the book"))
     return parser
 
 
@@ -188,21 +177,3 @@ def _verdicts(options) -> int:
     for error in damaged:
         print(f"The claims that need this file are not decided: {error}", file=sys.stderr)
     return 1 if damaged else 0
-
-
-def _notebook(options) -> int:
-    import ast
-
-    from sslbook import pages
-
-    def literal(text: str):
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return text
-
-    values = {name: literal(value) for name, value in options.parameters}
-    taken = sorted({"profile", "output", "path"} & set(values))
-    require(not taken, f"-p takes no {', '.join(taken)}: `sslbook notebook PATH --profile … --output …` names them.")
-    print(pages.execute(options.path, options.profile, options.output, **values))
-    return 0

@@ -1,21 +1,15 @@
-"""Paths as users write them, files that are whole or absent, and what a run writes: weights and checkpoints."""
+"""Paths as users write them, those of a run, and files that are whole or absent."""
 
 import contextlib
 import glob
-import hashlib
 import io
-import json
 import os
 import platform
 import sys
 import textwrap
-import warnings
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
-from torch import Tensor
-from torch.nn import Module
 
 _ABOVE = Path(__file__).resolve().parents[1]
 CHECKOUT = _ABOVE if (_ABOVE / "_toc.yml").is_file() else None
@@ -57,12 +51,6 @@ def reading(path: Path, run: Path):
 def snapshot_path(directory: Path, epoch: int) -> Path:
     """Where the weights after `epoch` lie."""
     return directory / "snapshots" / f"{epoch:05d}.safetensors"
-
-
-def save_weights(path: Path, method: Module) -> None:
-    """Write all state of `method` as safetensors, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, safetensors.torch.save({k: v.cpu().contiguous() for k, v in method.state_dict().items()}))
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -111,47 +99,6 @@ def allow_all_characters() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def save_checkpoint(directory: Path, method: Module, optimizer, history: list[dict], seconds: float) -> None:
-    """Everything needed to go on, in one safetensors file with its SHA-256 behind; the two newest are kept."""
-    tensors = {f"method.{name}": value.cpu().contiguous() for name, value in method.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value.cpu().contiguous() for name, value in state.items()}
-    content = safetensors.torch.save(tensors, {"history": json.dumps(history), "seconds": repr(seconds)})
-    path = directory / f"checkpoint-{len(history):05d}.safetensors"
-    write_whole(path, content + hashlib.sha256(content).digest())
-    for old in checkpoints(directory)[2:]:
-        old.unlink()
-
-
 def checkpoints(directory: Path) -> list[Path]:
     """The checkpoints of a run, newest first."""
     return sorted(directory.glob(f"checkpoint-{'[0-9]' * 5}.safetensors"), reverse=True)
-
-
-def resume(directory: Path, method: Module, optimizer) -> tuple[list[dict], float]:
-    """Load the newest intact checkpoint; the history so far and the seconds spent on it."""
-    for path in checkpoints(directory):
-        content = path.read_bytes()
-        content, digest = content[:-32], content[-32:]
-        if hashlib.sha256(content).digest() != digest:
-            warnings.warn(f"{path} is torn or altered; falling back to the checkpoint before it.", stacklevel=2)
-            path.unlink()  # it must not count as one of the two that are kept
-            continue
-        tensors, metadata = load(content)
-        method.load_state_dict({k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")})
-        state: dict[int, dict] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                state.setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return json.loads(metadata["history"]), float(metadata["seconds"])
-    return [], 0.0
-
-
-def load(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file. Its bytes are read before: a mapped file that another
-    process cuts would end this one."""
-    tensors = safetensors.torch.load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return tensors, header.get("__metadata__", {})

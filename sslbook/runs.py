@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from sslbook import data, files, hardware, training
+from sslbook.checkpoints import load
 from sslbook.config import Config, require
 from sslbook.methods import Method
 from sslbook.processes import world
@@ -128,7 +129,7 @@ class Run:
             return None
         try:
             with files.reading(path, self.path):
-                arrays, made = files.load(path.read_bytes())
+                arrays, made = load(path.read_bytes())
                 return arrays if made == {"version": str(version)} else None
         except files.Damaged:
             if not self.snapshots:

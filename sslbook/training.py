@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sslbook.checkpoints import resume, save_checkpoint, save_weights
 from sslbook.config import Config, Part, require
 from sslbook.data import ImageSet, channel_statistics, info
-from sslbook.files import checkpoints, resume, save_checkpoint, save_weights, snapshot_path
+from sslbook.files import checkpoints, snapshot_path
 from sslbook.hardware import autocast, keep_memory
 from sslbook.methods import Batch, Method
 from sslbook.processes import world

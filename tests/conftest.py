@@ -9,7 +9,7 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 
-from sslbook import data, pages
+from sslbook import data, notebooks
 
 torch.set_num_threads(1)
 pytest.register_assert_rewrite("tests.laws")
@@ -57,5 +57,5 @@ def executed(tmp_path_factory):
             copy.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(Timeout), FileLock(copy.with_suffix(".lock"), timeout=timeout):
                 if not copy.exists():
-                    pages.execute(source, "smoke", copy)
+                    notebooks.execute(source, "smoke", copy)
     return folder

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,7 +153,7 @@ def test_epochs_that_a_measurement_lacks_are_missed(folder):
     run = runs.find(CONFIG)
     arrays = {name: values[:-1].clone() for name, values in PAPER.arrays(run).items()}
     for altered in (arrays, arrays | {"epoch": torch.tensor([0, 1, 2])}, {"n": torch.zeros(3)}):
-        content = files.safetensors.torch.save(altered, {"version": "1"})
+        content = safetensors.torch.save(altered, {"version": "1"})
         (run.path / "small.safetensors").write_bytes(content)
         with pytest.raises(
             files.Damaged, match=r"small\.safetensors does not hold all epochs .*; delete it to measure"

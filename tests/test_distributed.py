@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from sslbook import data, files, losses, methods, runs, training
+from sslbook import checkpoints, data, files, losses, methods, runs, training
 from sslbook.optim import SGD
 from sslbook.papers.geometry import PAPER
 from sslbook.processes import world
@@ -87,7 +87,7 @@ def work_together(folder):
     training.build = lambda *arguments: built.append(build(*arguments)) or built[-1]
 
     def keep(name):
-        files.save_weights(folder / f"{name}-{rank}", built[-1])
+        checkpoints.save_weights(folder / f"{name}-{rank}", built[-1])
 
     train_frozen(UNEQUAL, folder / "frozen")
     keep("frozen")

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sslbook import cli, pages
+from sslbook import cli, notebooks
 from tests.test_training import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ texts = st.lists(paragraphs | codes | directives, max_size=4).map(lambda parts: 
 @given(texts)
 def test_the_roles_of_a_text_are_those_it_was_made_of_and_none_stands_in_code(made):
     text, expected = made
-    found = pages.roles(text)
+    found = notebooks.roles(text)
     assert [expression for _, expression in found] == expected
     for place, expression in found:
         assert text[place].startswith("{eval}`") and text[place].endswith("`")
@@ -78,7 +78,7 @@ def test_answers_are_kept_as_the_kernel_gives_them_with_the_state_after_the_last
     source = notebook(
         tmp_path, text, "x = 1", "# No role", "x = -0.5\nfrom sslbook.pages import note", "note(seeds=[3])"
     )
-    copy = nbformat.read(pages.execute(source, "smoke", tmp_path / "copy.ipynb", text="c=d"), 4)
+    copy = nbformat.read(notebooks.execute(source, "smoke", tmp_path / "copy.ipynb", text="c=d"), 4)
     answers = [("x", "-0.5"), ('f"`{text}`"', "'`c=d`'"), ("x", "-0.5")]
     asked, silent = (cell for cell in copy.cells if cell.cell_type == "markdown")
     assert asked.metadata["user_expressions"] == [
@@ -94,8 +94,8 @@ def test_answers_are_kept_as_the_kernel_gives_them_with_the_state_after_the_last
 def test_an_expression_that_fails_stops_the_page_with_its_name_its_cell_and_the_exception(tmp_path):
     source = notebook(tmp_path, "# Of {eval}`profile`", "# Where {eval}``f'{nothing}'`` is")
     output = tmp_path / "copy.ipynb"
-    with pytest.raises(pages.NotebookError) as stopped:
-        pages.execute(source, "smoke", output)
+    with pytest.raises(notebooks.NotebookError) as stopped:
+        notebooks.execute(source, "smoke", output)
     failed = output.with_suffix(".failed.ipynb")
     assert str(stopped.value) == (
         "page.ipynb: {eval}``f'{nothing}'`` in the cell '# Where {eval}``f'{nothing}'`` is' raised NameError: "
@@ -109,16 +109,16 @@ def test_an_expression_that_fails_stops_the_page_with_its_name_its_cell_and_the_
 
 def test_a_cell_that_fails_leaves_the_expressions_unasked(tmp_path):
     source = notebook(tmp_path, "# Of {eval}`x`", "1 / 0")
-    with pytest.raises(pages.NotebookError, match=r"page\.ipynb stopped in cell 3 with ZeroDivisionError"):
-        pages.execute(source, "smoke", tmp_path / "copy.ipynb")
+    with pytest.raises(notebooks.NotebookError, match=r"page\.ipynb stopped in cell 3 with ZeroDivisionError"):
+        notebooks.execute(source, "smoke", tmp_path / "copy.ipynb")
     (text,) = (c for c in nbformat.read(tmp_path / "copy.failed.ipynb", 4).cells if c.source.startswith("# Of"))
     assert "user_expressions" not in text.metadata
 
 
 def test_a_kernel_that_dies_is_told_in_a_sentence(tmp_path):
     source = notebook(tmp_path, "import os\nos._exit(1)")
-    with pytest.raises(pages.NotebookError, match=r"page\.ipynb stopped because its kernel died\. The copy up to"):
-        pages.execute(source, "smoke", tmp_path / "copy.ipynb")
+    with pytest.raises(notebooks.NotebookError, match=r"page\.ipynb stopped because its kernel died\. The copy up to"):
+        notebooks.execute(source, "smoke", tmp_path / "copy.ipynb")
 
 
 @pytest.mark.parametrize("short", [True, False], ids=["sockets in /tmp", "TCP"])
@@ -131,7 +131,7 @@ def test_the_path_of_the_folder_for_temporary_files_may_be_long(tmp_path, monkey
     source = notebook(
         tmp_path, "import ipykernel.kernelapp as k\nused = k.IPKernelApp.instance().transport", "# {eval}`used`"
     )
-    copy = nbformat.read(pages.execute(source, "smoke", tmp_path / "copy.ipynb"), 4)
+    copy = nbformat.read(notebooks.execute(source, "smoke", tmp_path / "copy.ipynb"), 4)
     (answer,) = copy.cells[-1].metadata["user_expressions"]
     assert answer["result"]["data"]["text/plain"] == ("'ipc'" if short and os.name == "posix" else "'tcp'")
 
@@ -140,7 +140,7 @@ def test_braces_in_the_path_of_a_book_are_kept(tmp_path):
     root = tmp_path / "a {profile} {} {0} {"
     source = notebook(root / "notebooks", "import os\nwhere = os.getcwd()", "# {eval}`where`", name="{text}.ipynb")
     (root / "_toc.yml").touch()
-    copy = pages.execute(source, "smoke")
+    copy = notebooks.execute(source, "smoke")
     assert copy == root / "_build/executed/smoke/notebooks/{text}.ipynb"
     (answer,) = nbformat.read(copy, 4).cells[-1].metadata["user_expressions"]
     assert answer["result"]["data"]["text/plain"] == repr(str(root))
@@ -154,9 +154,8 @@ def test_a_page_runs_in_this_interpreter_whatever_kernels_there_are(tmp_path, mo
     (folder / "kernel.json").write_text(json.dumps(dead))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
     source = notebook(tmp_path, "import sys", "# {eval}`sys.executable`", kernel=kernel)
-    (answer,) = (
-        nbformat.read(pages.execute(source, "smoke", tmp_path / "copy.ipynb"), 4).cells[-1].metadata.user_expressions
-    )
+    copy = nbformat.read(notebooks.execute(source, "smoke", tmp_path / "copy.ipynb"), 4)
+    (answer,) = copy.cells[-1].metadata.user_expressions
     assert answer["result"]["data"]["text/plain"] == repr(sys.executable)
 
 
@@ -167,9 +166,8 @@ def test_a_personal_profile_of_ipython_changes_no_page(tmp_path, monkeypatch):
     (startup.parent / "ipython_config.py").write_text("get_config().PlainTextFormatter.float_precision = 1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "home"))
     source = notebook(tmp_path, "# {eval}`1 / 3, 'mine' in dir()`")
-    (answer,) = (
-        nbformat.read(pages.execute(source, "smoke", tmp_path / "copy.ipynb"), 4).cells[-1].metadata.user_expressions
-    )
+    copy = nbformat.read(notebooks.execute(source, "smoke", tmp_path / "copy.ipynb"), 4)
+    (answer,) = copy.cells[-1].metadata.user_expressions
     assert answer["result"]["data"]["text/plain"] == "(0.3333333333333333, False)"
 
 
@@ -207,18 +205,18 @@ def test_each_kind_has_its_values(tmp_path, values):
     with pytest.raises(
         ValueError, match=rf"{next(iter(values))} is .*; page\.ipynb takes (str|float|list\[int\] or None)\."
     ):
-        pages.execute(notebook(tmp_path), "smoke", tmp_path / "copy.ipynb", **values)
+        notebooks.execute(notebook(tmp_path), "smoke", tmp_path / "copy.ipynb", **values)
 
 
 def test_papermill_itself_is_refused_what_the_page_does_not_take(tmp_path):
-    papermill.engines.papermill_engines.register("sslbook", pages.engine.Engine)
+    papermill.engines.papermill_engines.register("sslbook", notebooks.engine.Engine)
     for values, sentence in (({"seeds": [True]}, r"seeds is \[True\]; page"), ({"sead": 1}, "has no parameter sead")):
         with pytest.raises(ValueError, match=sentence):
             papermill.execute_notebook(notebook(tmp_path), tmp_path / "copy.ipynb", values, "sslbook")
 
 
 def test_every_parameter_is_found_whatever_its_default_holds(tmp_path):
-    found = pages.parameters(notebook(tmp_path))
+    found = notebooks.parameters(notebook(tmp_path))
     assert found == {"profile": "'laptop'", "seeds": "None", "text": "'a=b'", "share": "0.5"}
 
 
@@ -227,7 +225,7 @@ def test_parameters_that_are_not_python_are_refused_with_the_line(tmp_path):
     made.cells[0].source += "%matplotlib inline\n"
     nbformat.write(made, tmp_path / "page.ipynb")
     with pytest.raises(ValueError, match=r"The parameters of page\.ipynb are not Python: .* in line 5\."):
-        pages.parameters(tmp_path / "page.ipynb")
+        notebooks.parameters(tmp_path / "page.ipynb")
 
 
 @pytest.fixture
@@ -276,11 +274,16 @@ def test_what_is_no_notebook_is_named(tmp_path):
     for content in ("", "{", "[]", "3", '{"nbformat": 4, "cells"'):
         (tmp_path / "page.ipynb").write_text(content)
         with pytest.raises(ValueError, match=rf"^{tmp_path}/page\.ipynb is no notebook; it is torn or altered\.$"):
-            pages.execute(tmp_path / "page.ipynb", "smoke", tmp_path / "copy.ipynb")
+            notebooks.execute(tmp_path / "page.ipynb", "smoke", tmp_path / "copy.ipynb")
+
+
+def test_executing_needs_no_pytorch_in_the_process_that_asks_for_it():
+    asked = "import sys, sslbook.notebooks.command, sslbook.notebooks.kernel; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_the_library_can_be_imported_before_papermill(installed):
-    run = [sys.executable, "-c", "import sslbook.pages, sslbook.pages.kernel"]
+    run = [sys.executable, "-c", "import sslbook.notebooks, sslbook.notebooks.kernel"]
     assert subprocess.run(run, cwd="/", env=os.environ | {"PYTHONPATH": installed}).returncode == 0
 
 
@@ -291,4 +294,4 @@ def test_an_installation_of_this_checkout_registers_the_engine():
     if ROOT.as_uri() not in origins:
         pytest.skip(f"the installed sslbook is that of {', '.join(filter(None, origins))}, not of this checkout")
     (engine,) = installations[origins.index(ROOT.as_uri())].entry_points.select(group="papermill.engine")
-    assert engine.name == "sslbook" and engine.load() is pages.engine.Engine
+    assert engine.name == "sslbook" and engine.load() is notebooks.engine.Engine

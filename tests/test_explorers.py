@@ -20,7 +20,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from sslbook import pages, widgets
+from sslbook import notebooks, widgets
 from sslbook.widgets import augmentation_strength
 from tests import test_book
 from tests.test_widgets import ARGUMENTS, GROUPS, made, setting
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
         cells.append(nbformat.v4.new_code_cell(f"widgets.{name}(*{ARGUMENTS.get(name, ())!r}).show({text})"))
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "source.ipynb")
-    copy = nbformat.read(pages.execute(folder / "source.ipynb", "smoke", folder / "copy.ipynb"), 4)
+    copy = nbformat.read(notebooks.execute(folder / "source.ipynb", "smoke", folder / "copy.ipynb"), 4)
     body = ""
     for output in (output for cell in copy.cells for output in cell.get("outputs", [])):
         for kind in ("application/vnd.jupyter.widget-view+json", "text/html"):

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from papermill.cli import papermill
 
-from sslbook import hardware, pages, runs
+from sslbook import hardware, notebooks, pages, runs
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").rglob("*.ipynb"))
@@ -52,7 +52,7 @@ def test_every_figure_is_labelled_and_says_what_made_it(source, executed):
 def test_text_quotes_only_what_was_computed(source, executed):
     copy = executed / "smoke" / source.relative_to(ROOT)
     cells = [cell for cell in nbformat.read(copy, 4).cells if cell.cell_type == "markdown"]
-    asked = [expression for cell in cells for _, expression in pages.roles(cell.source)]
+    asked = [expression for cell in cells for _, expression in notebooks.roles(cell.source)]
     assert asked and asked == [answer["expression"] for answer in answers(copy)]
     assert not any("glue" in cell.source for cell in nbformat.read(copy, 4).cells)
 
@@ -67,7 +67,7 @@ def test_a_source_reads_like_its_page(source):
 @each_notebook
 def test_unknown_parameter_is_refused_with_the_known_ones(source, tmp_path):
     with pytest.raises(ValueError, match=r"no parameter profil, sead; it has profile, dataset, seeds, device\."):
-        pages.execute(source, "smoke", tmp_path / "copy.ipynb", sead=1, profil="smoke")
+        notebooks.execute(source, "smoke", tmp_path / "copy.ipynb", sead=1, profil="smoke")
     assert not list(tmp_path.iterdir())
 
 

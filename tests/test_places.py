@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from packaging.version import Version
 
-from sslbook import cli, data, files, pages, runs
+from sslbook import cli, data, files, notebooks, runs
 from sslbook.data import official
 from tests.test_engine import notebook
 from tests.test_training import tiny
@@ -54,7 +54,7 @@ def test_options_name_files_as_variables_do(here):
     notebook(here / "home")
     assert cli.main(["notebook", "~/page.ipynb", "--profile", "smoke", "--output=~/out/copy.ipynb"]) == 0
     assert (here / "home/out/copy.ipynb").is_file() and not (here / "~").exists()
-    assert set(pages.parameters("~/page.ipynb")) == {"profile", "seeds", "text", "share"}
+    assert set(notebooks.parameters("~/page.ipynb")) == {"profile", "seeds", "text", "share"}
     assert data.folder("~/data") == here / "home/data"
 
 

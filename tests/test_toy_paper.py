@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sslbook import cli, data, files, pages, papers, runs, training
+from sslbook import cli, data, files, notebooks, pages, papers, runs, training
 from sslbook.config import Config
 from tests.laws import assert_two_train_as_one, in_parts, same, weights
 
@@ -95,7 +95,7 @@ def test_labels_go_from_the_plan_to_the_frame_the_line_and_the_verdict(toy, plan
 
 
 def test_a_page_tells_means_by_label_as_the_frame_has_them(toy, plan, folder, monkeypatch):
-    monkeypatch.setattr("sslbook.pages.page._facts", {})
+    monkeypatch.setattr("sslbook.pages._facts", {})
     page = pages.Page("toy")
     assert page.moments == {"start": 0, "half": 2, "end": 4}
     table = page.through({"rank": "Rank", "knn": "Accuracy"}, "views")
@@ -109,7 +109,7 @@ def test_a_page_tells_means_by_label_as_the_frame_has_them(toy, plan, folder, mo
 
 
 def test_a_page_says_the_scale_of_a_toy_and_measures_without_a_verdict(toy, plan, folder, monkeypatch):
-    monkeypatch.setattr("sslbook.pages.page._facts", {})
+    monkeypatch.setattr("sslbook.pages._facts", {})
     page = pages.Page("toy")
     assert set(page.verdicts("toy-rank", "toy-draws").data.verdict) == {
         "reproduced at laptop scale",
@@ -123,10 +123,10 @@ def test_a_page_says_the_scale_of_a_toy_and_measures_without_a_verdict(toy, plan
 
 
 def test_the_facts_of_a_copy_are_those_of_its_first_page(toy, plan, folder, monkeypatch):
-    monkeypatch.setattr("sslbook.pages.page._facts", {})
+    monkeypatch.setattr("sslbook.pages._facts", {})
     pages.Page("toy")
     pages.Page("toy", seeds=[2])
-    assert json.loads(pages.facts())["seeds"] == [1, 2, 3]
+    assert json.loads(pages.provenance())["seeds"] == [1, 2, 3]
 
 
 def test_spectra_are_means_over_runs_and_relative_to_the_largest_if_asked(toy, plan, folder):
@@ -224,7 +224,7 @@ def test_its_notebook_is_executed_with_figure_verdict_and_numbers_in_the_text(to
     cells[1].metadata["tags"] = ["parameters"]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "page.ipynb")
-    pages.execute(tmp_path / "page.ipynb", "laptop", tmp_path / "copy.ipynb")
+    notebooks.execute(tmp_path / "page.ipynb", "laptop", tmp_path / "copy.ipynb")
     copy = nbformat.read(tmp_path / "copy.ipynb", 4)
     frame = toy.PAPER.frame(toy.PAPER.find(plan))
     ends = frame[(frame.views == "alike") & frame.epoch.isin([0, 4])].groupby("epoch")["rank"].mean()

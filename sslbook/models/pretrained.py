@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslbook import files
+from sslbook.checkpoints import load
 from sslbook.config import require, require_choice
 from sslbook.models.resnet import Encoder
 from sslbook.tensors import floating
@@ -251,7 +252,7 @@ def _read(name: str, checkpoint: Checkpoint, path):
     content = path.read_bytes()
     try:
         if path.suffix == ".safetensors":
-            return files.load(content)[0]
+            return load(content)[0]
         with warnings.catch_warnings(action="ignore"):  # that a file which is then refused is of an odd kind
             held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # of a file of unknown origin anything may be wrong

@@ -6,9 +6,7 @@ import json
 import os
 import tempfile
 import textwrap
-from importlib import metadata
 
-import torch
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -16,13 +14,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine
 from papermill.log import logger
 
-from sslbook import hardware, runs
-from sslbook.pages.source import NotebookError, declared, roles
-
-PACKAGES = ("sslbook", "torch", "torchvision", "numpy", "scipy", "pandas", "papermill")
-"""The packages whose versions are written into every executed copy."""
-
-_FACTS = "getattr(__import__('sys').modules.get('sslbook.pages'), 'facts', lambda: '{}')()"
+from sslbook.notebooks.source import NotebookError, declared, roles
 
 
 class KernelEngine(Engine):
@@ -60,7 +52,10 @@ class KernelEngine(Engine):
             client.execute(env=os.environ | {"IPYTHONDIR": folder})  # no settings and startup files of the user
         if not nb_man.nb.metadata.papermill["exception"]:
             seconds = (nb_man.now() - nb_man.start_time).total_seconds()
-            nb_man.nb.metadata["sslbook"] = provenance(nb_man.nb, page, client.facts, seconds)
+            nb_man.nb.metadata["sslbook"] = client.facts | {
+                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                "minutes": round(seconds / 60, 2),
+            }
 
 
 class Client(PapermillNotebookClient):
@@ -78,8 +73,16 @@ class Client(PapermillNotebookClient):
         for cell in self.nb.cells:
             if cell.cell_type == "markdown":
                 self._answer(cell)
-        (facts,) = self._ask([_FACTS])
-        self.facts = json.loads(ast.literal_eval(facts["data"]["text/plain"]))
+        given = dict(self.nb.metadata.papermill["parameters"])
+        _, default = declared(self.nb, self.page).get("profile", (None, ast.Constant(None)))
+        made = f"__import__('sslbook.pages', fromlist=['pages']).provenance({given.get('device')!r})"
+        (facts,) = self._ask([made])
+        if facts["status"] != "ok":
+            raise NotebookError(f"{self.page}: what made it is unknown, {facts['ename']}: {facts['evalue']}")
+        self.facts = json.loads(ast.literal_eval(facts["data"]["text/plain"])) | {
+            "profile": given.get("profile") or ast.literal_eval(default),
+            "parameters": given,
+        }
 
     def _answer(self, cell) -> None:
         cell.metadata.pop("user_expressions", None)
@@ -100,26 +103,3 @@ class Client(PapermillNotebookClient):
         asked = {str(index): expression for index, expression in enumerate(expressions)}
         reply = self.wait_for_reply(self.kc.execute("", silent=True, user_expressions=asked))
         return [reply["content"]["user_expressions"][key] for key in asked]
-
-
-def provenance(notebook, page: str, facts: dict, seconds: float) -> dict:
-    """What the copy of a notebook that ran for `seconds` says of itself: `facts`, and what made it."""
-    given = dict(notebook.metadata.papermill["parameters"])
-    _, default = declared(notebook, page).get("profile", (None, ast.Constant(None)))
-    profile = given.get("profile") or ast.literal_eval(default)
-    return facts | {
-        "profile": profile,
-        "parameters": given,
-        "hardware": hardware.name(given.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")),
-        "commit": runs.commit(),
-        "versions": {package: _version(package) for package in PACKAGES},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "minutes": round(seconds / 60, 2),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sslbook.config import require
 from sslbook.files import absolute, replacing
-from sslbook.pages.source import NotebookError, check, read
+from sslbook.notebooks.source import NotebookError, check, read
 
 
 def execute(path, profile: str = "laptop", output=None, **values) -> Path:
@@ -76,7 +76,7 @@ class Engine:
 
     @staticmethod
     def execute_notebook(nb, kernel_name, input_path="notebook", **options):
-        from sslbook.pages.kernel import KernelEngine
+        from sslbook.notebooks.kernel import KernelEngine
 
         page = Path(input_path).name
         check(nb, page, nb.metadata.papermill["parameters"])

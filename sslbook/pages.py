@@ -1,9 +1,12 @@
 """What a notebook shows: the runs behind a figure, their numbers and provenance, figures, and verdicts."""
 
 import functools
+import json
 from collections.abc import Iterable
+from importlib import metadata
 
 import pandas as pd
+import torch
 
 from sslbook import hardware, ledger, papers, plotting, runs
 from sslbook.config import require
@@ -27,7 +30,7 @@ class Page:
         self.found = list(self.paper.obtain(self.planned, device=device))
         if self.found:
             # Those of the kernel's first page: a further one shows runs beside the page's own.
-            note(**{"data": self.facts.data, "seeds": self.facts.seeds} | noted())
+            note(**{"data": self.facts.data, "seeds": self.facts.seeds} | _facts)
 
     def of(self, figure: str) -> "Page":
         """A page of the runs behind another figure, with the same parameters."""
@@ -227,9 +230,22 @@ def note(**facts) -> None:
     _facts.update(facts)
 
 
-def noted() -> dict:
-    """The facts noted in this kernel."""
-    return _facts
+def provenance(device: str | None = None) -> str:
+    """The facts noted in this kernel, hardware, commit and versions of packages, as a JSON object."""
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    made = {"hardware": hardware.name(chosen), "commit": runs.commit(), "versions": {p: _version(p) for p in PACKAGES}}
+    return json.dumps(_facts | made)
+
+
+PACKAGES = ("sslbook", "torch", "torchvision", "numpy", "scipy", "pandas", "papermill")
+"""The packages whose versions are written into every executed copy."""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def made_by(*, profile: str, data: str, seeds=(), seconds: float | None = None) -> str:
