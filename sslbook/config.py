@@ -7,6 +7,7 @@ is `Part`, in a `Config` or in another part: a method with a field `decoder: Par
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
@@ -45,6 +46,13 @@ def require_number(
         ends = {"of at least": least, "above": above, "of at most": most}
         limits = " and".join(f" {word} {end}" for word, end in ends.items() if abs(end) < math.inf)
         raise ValueError(f"{name} is {found}; it must be a {'whole' if whole else 'finite'} number{limits}.")
+
+
+def require_known(what: str, value: str, known) -> None:
+    """Raise `ValueError` unless `value` is one of many `known` names; the sentence has those that are spelt alike."""
+    near = difflib.get_close_matches(str(value), known)
+    names = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
+    require(value in known, f"The {what} {value!r} is unknown; {names}")
 
 
 def require_choice(name: str, value, allowed) -> None:

@@ -135,7 +135,8 @@ def test_measurements_of_another_version_are_made_anew(folder):
         (["run", "--profile", "smoke", "--dataset", "imagenet"], "dataset is 'imagenet'; allowed are"),
         (["run", "--profile", "smoke", "--seeds", "-1"], "seeds is [-1]; allowed are"),
         (["run", "--profile", "smoke", "--device", "gpu"], "device is 'gpu'; allowed here are None, cpu"),
-        (["verdicts", "fig0"], "The claim 'fig0' is unknown; known are fig1-order"),
+        (["verdicts", "no such"], "The claim 'no such' is unknown; known are fig1-order"),
+        (["verdicts", "fig1-colapse"], "The claim 'fig1-colapse' is unknown; did you mean fig1-collapse"),
         (["notebook", "x.ipynb", "-p", "profile", "smoke"], "-p takes no profile: `sslbook notebook PATH --profile"),
         (
             ["notebook", POINTS, "--profile", "smoke", "-p", "seeds", "5"],

@@ -14,8 +14,8 @@ def execute(path, profile: str = "laptop", output=None, **values) -> Path:
 
     The copy goes to `output`, by default `_build/executed/<profile>/<path of the notebook in the book>`, and appears
     there only when every cell has run and every `{eval}` role has its answer. Its metadata `sslbook` hold profile,
-    parameters, hardware, commit, package versions, date, minutes, and the facts that the notebook noted. The working
-    directory of the notebook is the root of the book.
+    parameters, date and minutes, and of a notebook that uses `sslbook.pages` hardware, commit, package versions and the
+    facts that it noted. The working directory of the notebook is the root of the book.
 
     Raises `ValueError` if a parameter is unknown or of a wrong kind, or if `output` is the notebook itself, and
     `NotebookError` if a cell or an expression raises; then the copy up to there stays beside the output with the

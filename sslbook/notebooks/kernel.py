@@ -16,6 +16,9 @@ from papermill.log import logger
 
 from sslbook.notebooks.source import NotebookError, declared, roles
 
+_PROVENANCE = "getattr(__import__('sys').modules.get('sslbook.pages'), 'provenance', lambda device: '{}')"
+"""What a kernel that has loaded `sslbook.pages` says of itself; of others nothing is known."""
+
 
 class KernelEngine(Engine):
     """Executes a notebook for papermill, with the answers to its roles and what made it in its metadata.
@@ -75,8 +78,7 @@ class Client(PapermillNotebookClient):
                 self._answer(cell)
         given = dict(self.nb.metadata.papermill["parameters"])
         _, default = declared(self.nb, self.page).get("profile", (None, ast.Constant(None)))
-        made = f"__import__('sslbook.pages', fromlist=['pages']).provenance({given.get('device')!r})"
-        (facts,) = self._ask([made])
+        (facts,) = self._ask([f"{_PROVENANCE}({given.get('device')!r})"])
         if facts["status"] != "ok":
             raise NotebookError(f"{self.page}: what made it is unknown, {facts['ename']}: {facts['evalue']}")
         self.facts = json.loads(ast.literal_eval(facts["data"]["text/plain"])) | {

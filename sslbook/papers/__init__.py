@@ -9,7 +9,7 @@ import os
 import pkgutil
 from collections.abc import Callable
 
-from sslbook.config import require
+from sslbook.config import require, require_known
 from sslbook.files import Damaged, absolute
 from sslbook.ledger import Claim, Verdict
 from sslbook.papers.cost import CORE, FAST, gpu_hours, require_affordable
@@ -63,7 +63,7 @@ def paper(name: str) -> Paper:
 def claim(id: str) -> tuple[Paper, Claim]:
     """The claim of this id, and its paper."""
     known = {claim.id: (found, claim) for found in map(paper, names()) for claim in found.claims}
-    require(id in known, f"The claim {id!r} is unknown; known are {', '.join(known)}.")
+    require_known("claim", id, known)
     return known[id]
 
 

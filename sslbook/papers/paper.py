@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sslbook import data, hardware, ledger, runs
-from sslbook.config import Config, require
+from sslbook.config import Config, require, require_known
 from sslbook.data import Data
 from sslbook.files import Damaged
 from sslbook.ledger import Claim, FromRuns, Verdict
@@ -157,7 +157,7 @@ class Paper:
     def claim(self, id: str) -> Claim:
         """The claim of this id."""
         known = {claim.id: claim for claim in self.claims}
-        require(id in known, f"The claim {id!r} is unknown; known are {', '.join(known)}.")
+        require_known("claim", id, known)
         return known[id]
 
     def judge(self, claim: Claim, found: list[Finished], profile: str, frame: pd.DataFrame | None = None) -> Verdict:
