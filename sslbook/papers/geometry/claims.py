@@ -460,6 +460,7 @@ CLAIMS = (
             ),
             figure="tangents",
         ),
+        commit="6eaf80e",
     ),
     _tangent(
         "sec5-tangent-order",
@@ -469,6 +470,7 @@ CLAIMS = (
             _ordered("angle of δh to the exact tangent space, in degrees", _value("angle"), falling=True),
             figure="tangents",
         ),
+        commit="6eaf80e",
     ),
     _tangent(
         "sec5-tangent-projector",
@@ -484,6 +486,7 @@ CLAIMS = (
             ),
             figure="tangents",
         ),
+        commit="6eaf80e",
     ),
     _forces(
         "intro-projector",
