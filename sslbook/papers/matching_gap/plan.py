@@ -25,9 +25,9 @@ _METHODS = {
     "VICReg": VICReg(invariance=5.0, covariance=10.0),
 }
 # Invariance and covariance of VICReg; the variance weighs 25. With those of its paper, the first, its projections fell
-# into 15 of 64 dimensions here. Those were taken that have the highest sum of linear-probe and 20-NN accuracy on validation
-# images, over both policies, seed 0, among those whose projections end with an effective rank of at least half their width
-# under both: the last.
+# into 15 of 64 dimensions here. Those were taken that have the highest sum of linear-probe and 20-NN accuracy on
+# validation images, over both policies, seed 0, among those whose projections end with an effective rank of at least
+# half their width under both: the last.
 GRID = ((25.0, 1.0), (25.0, 10.0), (25.0, 100.0), (5.0, 10.0))
 LOSSES = tuple(_METHODS)
 POLICIES = ("weak", "large")
