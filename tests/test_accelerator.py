@@ -45,6 +45,7 @@ METHODS = {
     "SimCLR": (ResNet(8, (1, 1)), SimCLR(widths=(16,))),
     "SimCLR, NT-Xent, no head": (ResNet(8, (1, 1)), SimCLR(widths=(), loss="nt_xent")),
     "MatchingGap": (ResNet(8, (1, 1)), MatchingGap(widths=(16,))),
+    "MatchingGap, three views": (ResNet(8, (1, 1)), MatchingGap(widths=(16,), views=3)),
     "VICReg": (ResNet(8, (1, 1)), VICReg(widths=(16, 16))),
     "BarlowTwins": (ResNet(8, (1, 1)), BarlowTwins(widths=(16, 16))),
     "BYOL": (ResNet(8, (1, 1)), BYOL(widths=(16,), predictor=(8,))),

@@ -134,7 +134,7 @@ _FIRST = "07aa644"
 
 _LONG = (
     "The rule is that of commit 6a1110c. None of its runs had been looked at then; of the nine of seeds 11 to 13 two "
-    "had ended, and two were being trained."
+    "had ended, and two were being trained. Seed 14 was trained later."
 )
 
 _START = "Since commit 6a1110c batch norm has statistics at the start."
