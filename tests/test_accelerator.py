@@ -118,8 +118,9 @@ def test_a_step_stays_on_the_gpu_and_reads_nothing_back(name, policy, monkeypatc
             method = training.build(run)
         reads.count = 0  # those of building do not matter
         images = torch.empty(8, 1 if policy == "gray" else 3, 32, 32, dtype=torch.uint8, device="cuda")
-        draws = run.views.draw(16, (32, 32), None, "cuda")
-        views = run.views.apply(images.repeat(2, 1, 1, 1), draws).unflatten(0, (2, -1))
+        k = method.views
+        draws = run.views.draw(8 * k, (32, 32), None, "cuda")
+        views = run.views.apply(images.repeat(k, 1, 1, 1), draws).unflatten(0, (k, -1))
         noise = method.draw(8, None, "cuda")
         labels, progress = torch.zeros(8, dtype=torch.long, device="cuda"), torch.ones((), device="cuda")
         views = views.expand(-1, -1, 3, -1, -1)
@@ -189,9 +190,9 @@ def compiled(function, backend):
     return torch.compile(function, fullgraph=True, backend=backend)
 
 
-def views_of(policy, generator, apply):
+def views_of(policy, generator, apply, k=2):
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return apply(images.repeat(2, 1, 1, 1), policy.draw(16, (32, 32), generator, "cpu"))
+    return apply(images.repeat(k, 1, 1, 1), policy.draw(8 * k, (32, 32), generator, "cpu"))
 
 
 @each_backend
@@ -218,7 +219,7 @@ def test_a_compiled_loss_is_one_graph_that_is_kept_and_computes_the_same(name, b
     generator, seen = torch.Generator().manual_seed(1), []
     for progress in PHASES:
         batch = Batch(
-            views_of(run.views, generator, run.views.apply).unflatten(0, (2, -1)),
+            views_of(run.views, generator, run.views.apply, method.views).unflatten(0, (method.views, -1)),
             torch.zeros(8, dtype=torch.long),
             method.draw(8, generator, "cpu"),
             torch.full((), progress),
