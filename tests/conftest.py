@@ -23,6 +23,12 @@ def pytest_configure(config):
         os.environ["SSLBOOK_RUNS"] = folder.name
 
 
+@pytest.hookimpl(optionalhook=True)  # of xdist, without which there is one process
+def pytest_xdist_auto_num_workers():
+    """One process more than there are cores: at times one waits for a kernel or a browser."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture
 def real_data(request):
     """The folder with the official files of a data set (by `indirect` parameter; else CIFAR-100), or a named skip."""
