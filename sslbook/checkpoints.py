@@ -52,8 +52,8 @@ def resume(directory: Path, method: Module, optimizer) -> tuple[list[dict], floa
 
 
 def load(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file. Its bytes are read before: a mapped file that another
-    process cuts would end this one."""
+    """The tensors and the metadata of a safetensors file. It takes bytes and not a path: if another process
+    cut a file that is mapped into memory, this one would crash."""
     tensors = safetensors.torch.load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return tensors, header.get("__metadata__", {})

@@ -49,7 +49,7 @@ def require_number(
 
 
 def require_known(what: str, value: str, known) -> None:
-    """Raise `ValueError` unless `value` is one of many `known` names; the sentence has those that are spelt alike."""
+    """Raise `ValueError` unless `value` is one of many `known` names; the sentence names those spelt alike, or all."""
     near = difflib.get_close_matches(str(value), known)
     names = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
     require(value in known, f"The {what} {value!r} is unknown; {names}")

@@ -41,7 +41,7 @@ def test_no_method_is_forgotten():
     )
 
 
-def test_the_matching_gap_of_more_views_goes_on_from_that_of_two_and_is_least_where_all_agree():
+def test_the_matching_gap_of_more_views_goes_on_from_that_of_two_and_is_smaller_where_they_agree():
     views = torch.nn.functional.normalize(torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
     two = MatchingGap(epsilon=0.5).pair_loss(*views[:2])
     assert 2 * losses.multi_matching_gap(views[:2], epsilon=0.25) == pytest.approx(two.item(), rel=1e-4)

@@ -58,6 +58,10 @@ def test_figures_share_their_runs_and_other_figures_vary_one_thing():
         assert c.replace(epochs=8, snapshots=4, early=(), seed=1).id in baseline and c.epochs == 64
     assert configs("baseline", "paper") == configs("main", "paper")
     small = policy("small")
+    controls = {labels["control"]: c for c, labels in PAPER.plan("controls", "laptop", seeds=[11])}
+    assert len(controls) == 7 and {c.epochs for c in controls.values()} == {64}
+    large = controls["large, SGD"].replace(optim=controls["large, 512"].optim)
+    assert large.replace(method=configs("main", "laptop")[2].method) == configs("main", "laptop")[2]
     for c in configs("knobs", "laptop"):
         assert sum(getattr(c.views, f) != getattr(small, f) for f in ("crop", "flip", "jitter", "grayscale")) == 1
 
@@ -202,7 +206,7 @@ def test_tangents_of_shapes_are_taken_at_the_second_view_and_have_no_angle_to_th
     middle = (up + down) / 2
     assert (middle - second).abs().mean() < 0.004  # pixels are whole numbers of 255
     network = training.build(config).eval()
-    tangents = _tangents(papers.encode(network, around, precision="float32"))
+    tangents = _tangents(network, around, "cpu")
     assert tangents.shape == (len(anchors), 7, network.encoder.dim)
     generator = torch.Generator().manual_seed(0)
     inside = (tangents * torch.rand(7, 1, generator=generator)).sum(1)

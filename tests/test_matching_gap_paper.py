@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from sslbook import data, losses, metrics, pages, papers, runs
 from sslbook.papers.geometry.theory import simplex
-from sslbook.papers.matching_gap import PAPER, figures, plan
+from sslbook.papers.matching_gap import PAPER, claims, figures, plan
 from sslbook.papers.matching_gap.theory import descend, least_entropic_gap, noisy_pairs
 from sslbook.papers.paper import Finished
 
@@ -180,3 +180,33 @@ def test_the_curves_of_every_policy_are_whole():
     )
     for ax in figures.by_policy(page, "knn", "accuracy", 0, "best").axes:
         assert ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 0.9
+
+
+def test_the_rule_on_temperature_splits_the_variance_of_the_ten_kinds_of_runs():
+    """Equal losses leave what ε does; a constant difference of 2c leaves −c; the squares add to the whole variance."""
+
+    def frame(gap, contrast):
+        rows = [
+            {"policy": "weak", "loss": loss, "epsilon": e, "seed": 1, "epoch": 6, "knn": value}
+            for loss, values in zip(plan.LOSSES[:2], (gap, contrast), strict=True)
+            for e, value in zip(plan.EPSILONS, values, strict=True)
+        ]
+        return pd.DataFrame(rows)
+
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 5))
+    assert claims._temperature_over_loss(frame(a, a), "knn")[1] == pytest.approx(a.std())
+    assert claims._temperature_over_loss(frame([1 + 0.3] * 5, [1 - 0.3] * 5), "knn")[1] == pytest.approx(-0.3)
+    between, within = ((a + b) / 2).std(), (((a - b) / 2) ** 2).mean() ** 0.5
+    assert claims._temperature_over_loss(frame(a, b), "knn")[1] == pytest.approx(between - within)
+    assert between**2 + within**2 == pytest.approx(np.concatenate([a, b]).var())
+
+
+def test_the_weights_of_vicreg_are_those_that_the_rule_takes():
+    end = PAPER.frame(PAPER.find(PAPER.plan("grid", "laptop"))).query("epoch == 6")
+    assert len(end) == 2 * len(plan.GRID)
+    by = end.assign(total=end.validation_knn + end.validation_linear).groupby("candidate")
+    eligible = by.projector_rank.min()[lambda rank: rank >= 64 / 2].index
+    invariance, variance, covariance = map(float, by.total.sum()[eligible].idxmax().split(", "))
+    chosen = plan._METHODS["VICReg"]
+    assert (chosen.invariance, chosen.variance, chosen.covariance) == (invariance, variance, covariance)

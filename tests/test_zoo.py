@@ -117,8 +117,20 @@ def test_what_is_linear_is_predicted_and_noise_is_not_though_it_fits_in_sample()
     assert statistics.skill(statistics.predicted(noise, y, groups), y, groups) < 0.3
     assert statistics.in_sample(noise, y) > 0.95
     assert statistics.skill(statistics.predicted_mean(y, groups), y, groups) == 0
-    with pytest.raises(ValueError, match="fewer than three groups"):
-        statistics.predicted(x[:4], y[:4], [0, 0, 1, 1])
+    for function in (statistics.predicted, statistics.p_of_skill):
+        with pytest.raises(ValueError, match="fewer than three groups"):
+            function(x[:4], y[:4], [0, 0, 1, 1])
+
+
+def test_the_p_of_a_skill_is_that_of_predicting_each_permutation_by_itself():
+    random = np.random.default_rng(0)
+    groups, x = np.repeat(np.arange(5), 2), random.normal(size=(10, 3))
+    y = x[:, 0] + random.normal(size=10)
+    again = np.random.default_rng(0)
+    targets = [y, *(statistics.permuted(y, groups, again) for _ in range(20))]
+    skills = [statistics.skill(statistics.predicted(x, t, groups), t, groups) for t in targets]
+    expected = np.mean(np.array(skills) >= skills[0] - 1e-12)
+    assert statistics.p_of_skill(x, y, groups, draws=20) == expected and 0 < expected < 1
 
 
 def test_the_mean_of_the_others_ranks_models_backwards():

@@ -97,7 +97,7 @@ def answered(docname, cell):
     """The text of a Markdown cell with the kernel's answers, which are read as Markdown too, instead of its roles."""
     text = "".join(cell["source"])
     stored = {answer["expression"]: answer["result"] for answer in cell["metadata"].get("user_expressions", [])}
-    for place, expression in reversed(library("pages").roles(text)):
+    for place, expression in reversed(library("notebooks").roles(text)):
         before, role, after = text[: place.start], text[place], text[place.stop :]
         answer = stored.get(expression, {}).get("data", {}).get("text/plain")
         if answer is None:
@@ -132,9 +132,9 @@ def executed(app, docname):
 
 def cost(notebook):
     """The closing line of a notebook's page: what it took to make it."""
-    facts = notebook["metadata"].get("sslbook")
-    if facts is None:
-        return "```{admonition} This page\nExecuted by hand: nothing is known of the machine.\n```"
+    facts = notebook["metadata"].get("sslbook", {})
+    if "hardware" not in facts:
+        return "```{admonition} This page\nNothing is known of the machine that executed it.\n```"
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     return (
         "```{admonition} This page\n:class: note\n"
@@ -158,10 +158,10 @@ def table(app, _):
             rows.append(f"| [](/{docname}) | | | | | | not executed |")
             continue
         seeds = ", ".join(map(str, facts.get("seeds", [])))
-        machines.setdefault((facts["hardware"], facts["date"]), []).append(f"[](/{docname})")
+        machines.setdefault((facts.get("hardware", "unknown"), facts["date"]), []).append(f"[](/{docname})")
         rows.append(
             f"| [](/{docname}) | {facts['profile']} | {facts.get('data', '')} | {seeds} | {minutes(facts)} "
-            f"| `{facts['commit']}` | {facts.get('result', 'ran to its end')} |"
+            f"| `{facts.get('commit', 'unknown')}` | {facts.get('result', 'ran to its end')} |"
         )
     lines = [f"- {hardware}, {date}: {', '.join(pages)}." for (hardware, date), pages in machines.items()]
     return "\n".join(rows) + "\n\nHardware and day:\n\n" + "\n".join(lines)

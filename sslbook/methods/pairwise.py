@@ -41,7 +41,8 @@ class SimCLR(Pairwise, slot="method"):
 class MatchingGap(Pairwise, slot="method"):
     """The matching gap with cost 1 − cos, see `losses.matching_gap`; `epsilon` ≥ 0 is in units of the cost.
 
-    Of more than two `views` it is twice `losses.multi_matching_gap` at `epsilon`/2 > 0: the same for two.
+    With more than two `views` it is 2 `losses.multi_matching_gap` at `epsilon`/2, which for two is the same loss. It
+    takes `epsilon` > 0, and a batch of N images needs N^views entries.
     """
 
     epsilon: float = 0.2

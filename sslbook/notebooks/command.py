@@ -1,5 +1,5 @@
-"""The command `sslbook notebook`, which the batch calls as `python -m sslbook.notebooks.command`: so it starts without
-the seconds that PyTorch takes."""
+"""The command `sslbook notebook`. The batch calls it as `python -m sslbook.notebooks.command`, which does not load
+PyTorch: that takes seconds at each notebook."""
 
 import argparse
 import ast
@@ -13,7 +13,7 @@ from sslbook.notebooks.engine import execute
 def declare(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options of the command."""
     parser.add_argument("path", help="the notebook")
-    parser.add_argument("--profile", default="laptop", help="the scale")
+    parser.add_argument("--profile", default="laptop", choices=("smoke", "laptop", "paper"), help="the scale")
     parser.add_argument("--output", help="where the executed copy goes; None: below _build/executed")
     parser.add_argument(
         "-p",

@@ -452,7 +452,7 @@ CLAIMS = (
         FromRuns(
             tuple(
                 _test(
-                    "angle to the exact tangent space, in degrees, of differences between random pairs minus of δh",
+                    "angle to the tangent space, degrees, with a random image in the place of the nearest, minus of δh",
                     lambda f, s: _at(f, s, "angle_pairs") - _at(f, s, "angle"),
                     strength,
                 )
@@ -467,7 +467,7 @@ CLAIMS = (
         "Sec. 5",
         "The larger the augmentations, the better δh estimates a tangent.",
         FromRuns(
-            _ordered("angle of δh to the exact tangent space, in degrees", _value("angle"), falling=True),
+            _ordered("angle of δh to the tangent space, in degrees", _value("angle"), falling=True),
             figure="tangents",
         ),
         commit="6eaf80e",
@@ -479,7 +479,7 @@ CLAIMS = (
         FromRuns(
             (
                 _test(
-                    "unexplained share at the end, of differences between random pairs minus of exact tangents",
+                    "unexplained share at the end, of differences between random pairs minus of tangents",
                     lambda f, s: _at(f, s, "unexplained_pairs") - _at(f, s, "unexplained_tangents"),
                     "large",
                 ),

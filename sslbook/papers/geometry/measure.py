@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from sslbook import data, lie, metrics
-from sslbook.config import Config
+from sslbook import data, hardware, lie, metrics
+from sslbook.config import Config, require
 from sslbook.data.shapes import FACTORS, render
 from sslbook.losses import info_nce, info_nce_upper_bound
 from sslbook.methods import JointEmbedding
@@ -67,8 +67,8 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     Of runs on `shapes` also, with the tangent space at the second view of each of 512 anchors, spanned by the change of
     its features (in float32) when one of the seven factors changes and the view does not:
 
-    - () `angle`, in degrees: the mean angle between δh and this space; `angle_pairs`, `angle_views`: of differences
-      between random images, and between the two views.
+    - () `angle`, in degrees: the mean angle between δh and this space; `angle_pairs`, with a view of a random image in
+      the place of the nearest negative; `angle_views`, with the other view of the image.
     - (7,) `unexplained_tangents`: Eq. 10 of the tangents, by factor, in the order of `data.shapes.FACTORS`.
 
     What is made of the matrix W is missing where the projector is not one matrix.
@@ -81,7 +81,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     for _, method, h in observe(run, images, device, start=train.images):
         bank, queries, h1, h2, *turned = h.values()
         outputs = method.projector(bank), method.projector(queries)
-        tangents = None if around is None else _tangents(encode(method, around, precision="float32"))
+        tangents = None if around is None else _tangents(method, around, device)
         yield {
             **_spectra(method, bank, h1, h2),
             **_neighbourhood(method.projector, h1, h2, anchors, run.config, tangents),
@@ -133,8 +133,11 @@ def _around(anchors: data.ImageSet, config: Config) -> Tensor:
     return torch.cat(moved)
 
 
-def _tangents(features: Tensor) -> Tensor:
-    """Half the difference of up and down, (n, 7, D), from the features (7·2·n, D) of `_around`."""
+def _tangents(method: JointEmbedding, around: Tensor, device: str | None = None) -> Tensor:
+    """Half the difference of the features of up and down in `_around`, (n, 7, D)."""
+    with hardware.claim_device(device) as chosen:
+        features = encode(method.to(chosen), around, chosen, precision="float32")
+    method.cpu()
     up, down = features.unflatten(0, (len(FACTORS), 2, -1)).unbind(1)
     return ((up - down) / 2).transpose(0, 1)
 
@@ -198,7 +201,7 @@ def _neighbourhood(projector, h1: Tensor, h2: Tensor, anchors: data.ImageSet, co
     row["regions"] = len({pattern.tobytes() for pattern in theory.activation_patterns(projector, h1).numpy()})
     if tangents is not None:
         few = slice(len(tangents))
-        differences = {"": delta, "_pairs": h1 - shuffled, "_views": h2 - h1}
+        differences = {"": delta, "_pairs": h2 - shuffled, "_views": h2 - h1}
         row |= {f"angle{name}": _angles(tangents, which[few]) for name, which in differences.items()}
     if len(projector) > 1:
         return row
@@ -257,6 +260,10 @@ def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
     the sum of the two gradients; `views_by_direction`, the rank correlation over the singular directions of W between
     σ and `view_variance` / `image_variance`.
     """
+    require(
+        config.data.name != "shapes" or "angle" in arrays,
+        f"Run {config.id} was measured without tangents; delete its geometry.safetensors, and it is measured again.",
+    )
     skipped = {*SPECTRA, "distance_unit", "distance_relative", "view_variance", "image_variance"}
     means = {name: float(values.double().mean()) for name, values in arrays.items() if name not in skipped}
     ranks = _ranks(arrays["projector"]) if "projector" in arrays else {}

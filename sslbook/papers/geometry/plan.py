@@ -118,9 +118,10 @@ def tangents(profile: str) -> list[Planned]:
 
 
 def controls(profile: str) -> list[Planned]:
-    """Runs as long as the main ones and beside them: two optimisers, two knobs alone, three projectors.
+    """Runs as long as the main ones, for three questions. No page shows them yet.
 
-    Is the collapse that of LARS? Does accuracy need it? Has a network as projector it, too?
+    Does the projector collapse with SGD and AdamW, too? Are crop or jitter alone enough? Does a network as projector
+    collapse?
     """
     large, small = policy("large"), policy("small")
     # Ours: the usual rates, no other was tried; weight decay and warm-up are those of LARS.

@@ -84,7 +84,11 @@ def predictions(x: np.ndarray, y: np.ndarray, groups) -> np.ndarray:
     The models of one of the `groups` (n,) are left out together. Ridge regression on standardised predictors; of
     `PENALTIES` each trial and target takes the one with the least squared error when groups are left out once more,
     within those that are left.
+
+    **Raises** `ValueError` without predictors, and for fewer than three groups.
     """
+    require(x.size > 0, "There are no predictors.")
+    require(len(np.unique(groups)) > 2, "There are fewer than three groups; the inner choice needs two of them.")
     found, groups = np.empty_like(y), np.asarray(groups)
     for group in np.unique(groups):
         out, others = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
@@ -109,13 +113,8 @@ def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 
 def predicted(x: np.ndarray, y: np.ndarray, groups) -> np.ndarray:
-    """The `predictions` (n,) of one target y (n,) from x (n, p), or (n,), in one trial.
-
-    **Raises** `ValueError` without predictors, and for fewer than three groups.
-    """
+    """The `predictions` (n,) of one target y (n,) from x (n, p), or (n,), in one trial. Raises as they do."""
     x, y = _columns(x, y)
-    require(x.size > 0, "There are no predictors.")
-    require(len(np.unique(groups)) > 2, "There are fewer than three groups; the inner choice needs two of them.")
     return predictions(x[None], y[None, :, None], groups)[0, :, 0]
 
 

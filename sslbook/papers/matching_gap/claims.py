@@ -176,8 +176,8 @@ CLAIMS = (
     _sweeps(
         "mg-temperature",
         "Ours, beside the abstract",
-        "What ε changes, the temperature of InfoNCE changes too: the two losses differ less at the same ε than either "
-        "does between values of ε.",
+        "What ε changes, the temperature of InfoNCE changes too: of the variance over ε and loss more lies between "
+        "values of ε than between the two losses at the same ε.",
         FromRuns(
             tuple(
                 Test(
