@@ -460,7 +460,7 @@ CLAIMS = (
             ),
             figure="tangents",
         ),
-        commit="6eaf80e",
+        commit="5b21bda",
     ),
     _tangent(
         "sec5-tangent-order",
@@ -470,7 +470,7 @@ CLAIMS = (
             _ordered("angle of δh to the tangent space, in degrees", _value("angle"), falling=True),
             figure="tangents",
         ),
-        commit="6eaf80e",
+        commit="5b21bda",
     ),
     _tangent(
         "sec5-tangent-projector",
@@ -486,7 +486,7 @@ CLAIMS = (
             ),
             figure="tangents",
         ),
-        commit="6eaf80e",
+        commit="5b21bda",
     ),
     _forces(
         "intro-projector",
