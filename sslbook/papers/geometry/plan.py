@@ -68,9 +68,9 @@ def _words(profile: str, hidden: tuple[int, ...]) -> str:
     return "–".join(str(h * _PROFILES[profile][0]) for h in hidden) or "linear"
 
 
-def _by_strength(profile: str, seeds, **changes) -> list[Planned]:
+def _by_strength(profile: str, seeds, strengths=STRENGTHS, **changes) -> list[Planned]:
     """Runs of each strength, a seed of all before the next seed."""
-    return [Planned(_run(profile, seed, policy(s), **changes), {"strength": s}) for seed in seeds for s in STRENGTHS]
+    return [Planned(_run(profile, seed, policy(s), **changes), {"strength": s}) for seed in seeds for s in strengths]
 
 
 def main(profile: str) -> list[Planned]:
@@ -108,13 +108,13 @@ def losses(profile: str) -> list[Planned]:
 
 
 def tangents(profile: str) -> list[Planned]:
-    """Runs of each strength on `shapes`, whose factors are known, so that tangents can be computed."""
+    """Runs of the two extremes on `shapes`, whose factors are known, so that tangents can be computed."""
     changes = {
         "smoke": {},
         "laptop": dict(data=Data("shapes", 2048), snapshots=4, early=()),
         "paper": dict(data=Data("shapes"), batch_size=128),
     }
-    return _by_strength(profile, _SEEDS[profile][:3], **changes[profile])
+    return _by_strength(profile, _SEEDS[profile][:3], ("small", "large"), **changes[profile])
 
 
 def controls(profile: str) -> list[Planned]:
