@@ -460,7 +460,7 @@ CLAIMS = (
             ),
             figure="tangents",
         ),
-        commit="5b21bda",
+        commit="532a5b4",
     ),
     _tangent(
         "sec5-tangent-order",
@@ -475,7 +475,7 @@ CLAIMS = (
             ),
             figure="tangents",
         ),
-        commit="5b21bda",
+        commit="532a5b4",
     ),
     _tangent(
         "sec5-tangent-projector",
@@ -491,7 +491,7 @@ CLAIMS = (
             ),
             figure="tangents",
         ),
-        commit="5b21bda",
+        commit="532a5b4",
     ),
     _forces(
         "intro-projector",
