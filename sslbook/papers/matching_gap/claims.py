@@ -201,6 +201,8 @@ CLAIMS = (
             ),
             figure="views",
         ),
+        commit="",
+        note="The rule stands in commit f40f9cd; its runs are still to be trained.",
     ),
     Claim(
         "imagenet",
