@@ -36,6 +36,7 @@ setup: $(READY) ## install everything into .venv; does nothing when it is up to 
 $(READY): pyproject.toml constraints.txt
 	@$(WORKS) || { $(PYTHON) -c $(PROMISED) && $(PYTHON) -m venv --clear .venv; }
 	@echo "Installing exact versions into .venv, which takes minutes; what is done stands in .venv/setup.log"
+	@rm -rf *.egg-info  # of an installation before this one, which Python would find first
 	@{ $(RUN) pip install -c constraints.txt setuptools wheel && \
 	$(RUN) pip install -c constraints.txt --no-build-isolation -e '.[book,test,bench,dev]'; } >.venv/setup.log 2>&1 || \
 	{ tail -n 20 .venv/setup.log; echo "The installation failed; .venv/setup.log has all it said." >&2; exit 1; }

@@ -168,6 +168,7 @@ def orbit_rank(
     require_number("The size", size, least=1, whole=True)
     require_number("The seed", seed, least=0, whole=True)
     require_number("The threshold", threshold, least=0)
+    require_choice("The interpolation", interpolation, ("nearest", "bilinear"))
     return int((_orbit_variances(max_degrees, samples, size, seed, interpolation) > threshold).sum())
 
 
