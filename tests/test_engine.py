@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sslbook import cli, notebooks
+from sslbook import cli, notebooks, papers
 from tests.test_training import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -280,6 +280,19 @@ def test_what_is_no_notebook_is_named(tmp_path):
 def test_executing_needs_no_pytorch_in_the_process_that_asks_for_it():
     asked = "import sys, sslbook.notebooks.command, sslbook.notebooks.kernel; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_the_command_of_the_batch_fails_with_one_sentence_and_knows_the_profiles(tmp_path):
+    def said(*arguments):
+        command = [sys.executable, "-m", "sslbook.notebooks.command", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    missing = tmp_path / "none.ipynb"
+    code, sentence = said(str(missing))
+    assert code == 1 and str(missing) in sentence and "Traceback" not in sentence and sentence.count("\n") == 1
+    assert f"{{{','.join(papers.PROFILES)}}}" in said("--help")[1]
+    assert said(str(missing), "--profile", "huge")[0] == 2
 
 
 def test_the_library_can_be_imported_before_papermill(installed):

@@ -79,6 +79,16 @@ def page(app, text, **answers):
     return json.loads(source[0])["cells"][0]["source"]
 
 
+def test_a_notebook_that_does_not_use_the_pages_has_no_machine_and_a_row_all_the_same(app):
+    facts = {"profile": "smoke", "parameters": {}, "date": "2026-01-01", "minutes": 0.5}
+    copy = Path(app.config.executed, "notebooks/geometry/upper-bound.ipynb")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text(json.dumps({"cells": [], "metadata": {"sslbook": facts}}))
+    assert "Nothing is known of the machine" in book_pages.cost(json.loads(copy.read_text()))
+    rows = book_pages.table(app, "")
+    assert "| smoke |" in rows and "| `unknown` | ran to its end |" in rows and "- unknown, 2026-01-01:" in rows
+
+
 def test_answers_stand_in_the_place_of_roles_and_nowhere_else(app):
     text = "*{eval}`a`* of {eval}``b``, not `{eval}` `a`.\n\n```\n{eval}`a`\n```\n\n```{note}\n{eval}`a`\n```\n"
     shown = page(app, text, a="'two *words*'", b="7")
