@@ -285,8 +285,15 @@ def train_projector(
     require_number("beta", beta)
     for name, value, least in (("width", width, 1), ("n", n, 2), ("steps", steps, 0), ("seed", seed, 0)):
         require_number(name, value, least=least, whole=True)
-    generators = finite("The tensor of generators", generators, 3)
-    generators, random = generators.float(), torch.Generator().manual_seed(seed)
+    generators = finite("The tensor of generators", generators, 3).float()
+    rows = _trained(tuple(generators.shape), tuple(generators.flatten().tolist()), reach, width, n, beta, steps, seed)
+    return pd.DataFrame(rows, columns=["size", "rank", "similarity"]).rename_axis("step").reset_index()
+
+
+@functools.lru_cache(256)  # a page shows what a claim is judged by
+def _trained(shape: tuple[int, ...], entries: tuple[float, ...], reach, width, n, beta, steps, seed) -> list[tuple]:
+    """The rows of `train_projector`; the generators are given as shape and entries."""
+    generators, random = torch.tensor(entries).view(shape), torch.Generator().manual_seed(seed)
     h1 = torch.randn(n, generators.shape[-1], generator=random)
     h2 = move(h1, generators, reach * (2 * torch.rand(n, len(generators), generator=random) - 1))
     w = (torch.randn(h1.shape[1], width, generator=random) / math.sqrt(h1.shape[1])).requires_grad_()
@@ -299,4 +306,4 @@ def train_projector(
         optimiser.zero_grad()
         losses.info_nce(z1, z2, beta=beta).backward()
         optimiser.step()
-    return pd.DataFrame(rows, columns=["size", "rank", "similarity"]).rename_axis("step").reset_index()
+    return rows

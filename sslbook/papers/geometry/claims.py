@@ -110,7 +110,6 @@ def _orbit() -> pd.Series:
     return pd.Series({s: float(np.diff([lie.orbit_rank(a, seed=s) for a in angles]).min()) for s in range(5)})
 
 
-@functools.lru_cache
 def _toy(planes: str, m: int, degrees: float, width: int) -> pd.DataFrame:
     """The last row of `lie.train_projector` on m rotations of 16 dimensions, for each of the seeds 1 to 5."""
     pairs = list(itertools.combinations(range(4), 2)) if planes == "close" else [(2 * a, 2 * a + 1) for a in range(8)]
