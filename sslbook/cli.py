@@ -95,8 +95,6 @@ def _run(options) -> int:
         os.environ["SSLBOOK_PRECISION"] = options.precision
     asked = os.environ.get("SSLBOOK_PRECISION") and hardware.precision()
     figure, started = _planned(options), time.monotonic()
-    # The figure as a whole: a batch asks for its runs one by one.
-    papers.require_affordable([config for _, planned in figure for config, _ in planned], options.device)
     chosen = [(paper, [p for p in planned if options.id in (None, p.config.id)]) for paper, planned in figure]
     require(
         any(planned for _, planned in chosen),
@@ -104,6 +102,11 @@ def _run(options) -> int:
         if options.id
         else "These options plan no runs; `sslbook list` shows those that there are.",
     )
+    for (paper, planned), (_, wanted) in zip(figure, chosen, strict=True):
+        if len(paper.find(wanted)) < len(wanted):
+            paper.require_trainable(
+                planned, options.device
+            )  # the figure as a whole: a batch asks for one run at a time
     for paper, planned in chosen:
         left = options.time_limit and options.time_limit - (time.monotonic() - started)
         for run, labels in paper.obtain(planned, device=options.device, time_limit=left):

@@ -34,6 +34,11 @@ def name(device: str = "cpu") -> str:
     return f"{found}, {os.cpu_count()} cores"
 
 
+def default() -> str:
+    """The type of the device that computes where none is named: "cuda" if PyTorch sees a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 PRECISIONS = ("float32", "bfloat16")
 
 

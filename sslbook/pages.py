@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from importlib import metadata
 
 import pandas as pd
-import torch
 
 from sslbook import hardware, ledger, papers, plotting, runs
 from sslbook.config import require
@@ -232,8 +231,11 @@ def note(**facts) -> None:
 
 def provenance(device: str | None = None) -> str:
     """The facts noted in this kernel, hardware, commit and versions of packages, as a JSON object."""
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    made = {"hardware": hardware.name(chosen), "commit": runs.commit(), "versions": {p: _version(p) for p in PACKAGES}}
+    made = {
+        "hardware": hardware.name(device or hardware.default()),
+        "commit": runs.commit(),
+        "versions": {p: _version(p) for p in PACKAGES},
+    }
     return json.dumps(_facts | made)
 
 

@@ -13,7 +13,8 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,6 +191,24 @@ def find(config: Config) -> Run | None:
             _require_same(config, path)
             return Run(config, path)
     return None
+
+
+def require_one_precision(found: Iterable[Run], what: str, *, missing: int = 0, device: str | None = None) -> None:
+    """Raise `ValueError` if `found`, or parts of a run that was continued elsewhere, differ in precision.
+
+    `what` rests on them and on as many `missing` ones, which `device` would train (as in `ensure`).
+    """
+    made = [{each["precision"] for each in (run.provenance, *run.provenance.get("earlier", []))} for run in found]
+    counts = Counter(f"in {' and '.join(sorted(kinds))}" for kinds in made)
+    if missing:
+        to_come = hardware.precision(device or hardware.default())
+        made.append({to_come})
+        counts[f"to be trained in {to_come}"] = missing
+    require(
+        len(set().union(*made)) < 2,
+        f"{what} needs runs of one precision, and there are {', '.join(f'{n} {how}' for how, n in counts.items())}. "
+        "`sslbook run --precision`, or the variable SSLBOOK_PRECISION, says in which they are trained.",
+    )
 
 
 def ensure(config: Config, *, device: str | None = None, time_limit: float | None = None) -> Run:

@@ -222,9 +222,11 @@ def test_runs_in_two_precisions_are_refused(in_float32):
     mixed = type("Mixed", (Run,), {"provenance": continued})
     twice = finished(PAPER.plan("main", "laptop"))
     twice[2] = Finished(mixed(found[2].run.config, None), found[2].labels)
-    with pytest.raises(ValueError, match="1 in bfloat16 and float32: no verdict"):
+    with pytest.raises(ValueError, match="1 in bfloat16 and float32"):
         PAPER.judge(PAPER.claim("fig1-order"), twice, "laptop", frame(effective_rank=lambda i, e: i))
-    with pytest.raises(ValueError, match=r"'fig1-order' there are 11 in float32, 1 in bfloat16: no verdict, .* --prec"):
+    with pytest.raises(
+        ValueError, match=r"The claim 'fig1-order' .* there are 11 in float32, 1 in bfloat16\. .* --prec"
+    ):
         PAPER.judge(PAPER.claim("fig1-order"), found, "laptop", frame(effective_rank=lambda i, e: i))
     assert PAPER.judge(PAPER.claim("fig1-order"), found[:2], "laptop").status == UNDECIDED
 

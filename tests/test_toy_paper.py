@@ -119,7 +119,25 @@ def test_a_page_says_the_scale_of_a_toy_and_measures_without_a_verdict(toy, plan
     one = pages.Page("toy", seeds=[2])
     table = one.measured("toy-rank").data
     assert table["test says"].tolist() == ["open"] and "verdict" not in table and "toy-rank" not in one.judged
-    assert one.facts.precision in ("2 in float32", "2 in bfloat16")
+
+
+def test_a_figure_of_two_precisions_is_refused_before_anything_is_trained(toy, tmp_path, monkeypatch, capsys):
+    def of_seed(seed, precision):
+        monkeypatch.setenv("SSLBOOK_PRECISION", precision)
+        return list(toy.PAPER.obtain(toy.PAPER.plan(seeds=[seed]), device="cpu"))
+
+    monkeypatch.setenv("SSLBOOK_RUNS", str(tmp_path))
+    here, id = of_seed(1, "bfloat16"), toy.PAPER.plan(seeds=[2])[0].config.id
+    monkeypatch.setenv("SSLBOOK_PRECISION", "float32")
+    sentence = "A figure needs runs of one precision, and there are 2 in bfloat16, 4 to be trained in float32."
+    with pytest.raises(ValueError, match=sentence):
+        pages.Page("toy", device="cpu")
+    assert cli.main(["run", "--paper", "toy", "--device", "cpu", "--id", id]) == 1
+    assert sentence in capsys.readouterr().err
+    assert {path.name for path in runs.local()} == {run.config.id for run, _ in here}
+    assert len(pages.Page("toy", seeds=[1]).found) == 2  # those that are there need no training
+    with pytest.raises(ValueError, match="there are 2 in bfloat16, 2 in float32"):
+        papers.facts(here + of_seed(2, "float32"), "laptop")
 
 
 def test_the_facts_of_a_copy_are_those_of_its_first_page(toy, plan, folder, monkeypatch):

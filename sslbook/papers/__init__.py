@@ -12,7 +12,7 @@ from collections.abc import Callable
 from sslbook.config import require, require_known
 from sslbook.files import Damaged, absolute
 from sslbook.ledger import Claim, Verdict
-from sslbook.papers.cost import CORE, FAST, gpu_hours, require_affordable
+from sslbook.papers.cost import CORE, FAST, gpu_hours
 from sslbook.papers.observe import BATCH, Observation, calibrate, encode, held_out, observe, pairs
 from sslbook.papers.paper import PROFILES, Finished, Paper, Planned, check
 from sslbook.papers.provenance import Facts, describe, facts
@@ -39,7 +39,6 @@ __all__ = [
     "observe",
     "pairs",
     "paper",
-    "require_affordable",
     "verdicts",
 ]
 

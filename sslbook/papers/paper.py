@@ -1,7 +1,6 @@
 """What a paper is to the book: the runs that it plans, what is measured of them, and the claims that these decide."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -100,12 +99,22 @@ class Paper:
     def obtain(
         self, planned: list[Planned], *, device: str | None = None, time_limit: float | None = None
     ) -> Iterator[Finished]:
-        """The planned runs one after the other, the missing ones trained. Raises as `require_affordable` does."""
-        require_affordable([config for config, _ in planned], device)
+        """The planned runs one after the other, the missing ones trained.
+
+        Raises as `require_trainable` does, before anything is trained.
+        """
+        self.require_trainable(planned, device)
         started = time.monotonic()
         for config, labels in planned:
             left = None if time_limit is None else time_limit - (time.monotonic() - started)
             yield Finished(runs.ensure(config, device=device, time_limit=left), labels)
+
+    def require_trainable(self, planned: list[Planned], device: str | None = None) -> None:
+        """Raise `ValueError` if the missing runs would cost too much here (see `require_affordable`), or be in another
+        precision than those that are there."""
+        require_affordable([config for config, _ in planned], device)
+        found = [run for run, _ in self.find(planned)]
+        runs.require_one_precision(found, "A figure", missing=len(planned) - len(found), device=device)
 
     def arrays(self, run: runs.Run, device: str | None = None) -> dict[str, Tensor]:
         """What `measure` gives, stacked over the T kept epochs: `epoch` (T,), and each array (T, …).
@@ -172,7 +181,7 @@ class Paper:
         declared = {config.id for config, _ in self.plan(claim.evidence.figure, profile)}
         complete = {run.config.id for run, _ in found} == declared
         if complete:
-            _require_one_precision(claim, found)
+            runs.require_one_precision([run for run, _ in found], f"The claim {claim.id!r}")
         return ledger.judge(claim, self.frame(found) if complete and frame is None else frame, complete, profile)
 
     def verdicts(
@@ -197,7 +206,7 @@ class Paper:
                 try:
                     found = self.find(self.plan(figure, profile, dataset, seeds))
                     for run, _ in found:
-                        _precisions(run)  # here, so that a damaged file is told
+                        _ = run.provenance  # here, so that a damaged file is told
                     known[figure] = found, self.frame(found)
                 except Damaged as error:
                     if damaged is None:
@@ -207,24 +216,6 @@ class Paper:
             found, frame = known.get(figure, ([], None))
             judged.append(self.judge(claim, found, profile, frame))
         return judged
-
-
-def _precisions(run: runs.Run) -> set[str]:
-    """Those that a run was trained in: it may have been continued elsewhere."""
-    made = run.provenance
-    return {each["precision"] for each in (made, *made.get("earlier", []))}
-
-
-def _require_one_precision(claim: Claim, found: list[Finished]) -> None:
-    """Raise `ValueError` if the runs, or parts of one, differ in precision."""
-    made = [_precisions(run) for run, _ in found]
-    counts = Counter(" and ".join(sorted(kinds)) for kinds in made)
-    mixed = ", ".join(f"{n} in {kind}" for kind, n in counts.items())
-    require(
-        len(set().union(*made)) == 1,
-        f"Of the runs behind the claim {claim.id!r} there are {mixed}: no verdict, for they may differ by that. "
-        "`sslbook run --precision` trains all in one.",
-    )
 
 
 def _compact(value) -> Tensor:

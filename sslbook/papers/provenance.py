@@ -3,28 +3,28 @@
 from collections import Counter
 from typing import NamedTuple
 
-from sslbook import data
+from sslbook import data, runs
 from sslbook.config import Config, require
 from sslbook.papers.paper import Finished
 
 
 class Facts(NamedTuple):
-    """The line under a figure, data set, seeds, scale, seconds of training, and the precision of the runs in words."""
+    """The line under a figure, data set, seeds, scale, and seconds of training."""
 
     line: str
     data: str
     seeds: list[int]
     scale: str
     seconds: float
-    precision: str
 
 
 def facts(found: list[Finished], profile: str) -> Facts:
     """The provenance of figures drawn from `found`: data sets with their images and epochs, in the order of the runs.
 
-    The line counts the runs by their first label. Raises `ValueError` without runs.
+    The line counts the runs by their first label. Raises `ValueError` without runs, and if they differ in precision.
     """
     require(bool(found), "There are no runs to tell the provenance of.")
+    runs.require_one_precision([run for run, _ in found], "A figure")
     configs = [run.config for run, _ in found]
     seeds, sets = sorted({config.seed for config in configs}), dict.fromkeys(config.data.name for config in configs)
     made = [run.provenance for run, _ in found]
@@ -38,8 +38,7 @@ def facts(found: list[Finished], profile: str) -> Facts:
         f"{scale} · runs: {kinds} · {' and '.join(hardware)} · commit {', '.join(commits)} · "
         f"{seconds / 60:.1f} min of training"
     )
-    precision = " and ".join(f"{n} in {name}" for name, n in Counter(facts["precision"] for facts in made).items())
-    return Facts(line, ", ".join(sets), seeds, scale, seconds, precision)
+    return Facts(line, ", ".join(sets), seeds, scale, seconds)
 
 
 def _scale(config: Config) -> str:
