@@ -131,11 +131,13 @@ class Page:
         require(id in self.judged, f"The page judges no claim {id!r}; it judges {', '.join(self.judged) or 'none'}.")
         return self.judged[id].status
 
-    def outcome(self, id: str, test: int = 0) -> str:
+    def outcome(self, id: str, test: int = 0, digits: int = 3) -> str:
         """Mean and interval of a test of a claim that the page judges, or that there is none."""
         self.status(id)
-        found = self.judged[id].outcomes
-        return signed(*(found[test].mean, found[test].low, found[test].high)) if found else "not measured at this scale"
+        if not self.judged[id].outcomes:
+            return "not measured at this scale"
+        found = self.judged[id].outcomes[test]
+        return signed(found.mean, found.low, found.high, digits=digits)
 
     def claim(self, id: str) -> Claim:
         """A claim of the page's paper."""
@@ -264,7 +266,8 @@ def interval(values, digits: int = 3) -> str:
 
 def signed(mean: float, low: float, high: float, digits: int = 3) -> str:
     """Three numbers as mean (low to high), each with its sign."""
-    return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    mean, low, high = (f"{round(x, digits) + 0.0:+.{digits}f}" for x in (mean, low, high))  # no −0.0
+    return f"{mean} ({low} to {high})"
 
 
 def listed(values, form: str = ".2f") -> str:
