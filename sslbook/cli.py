@@ -5,7 +5,6 @@ import os
 import sys
 import time
 
-import filelock
 import torch
 
 import sslbook.notebooks.command as notebook
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, training.Diverged) as error:
         print(error, file=sys.stderr)
         return 1
-    except (OSError, filelock.Timeout) as error:
+    except OSError as error:
         print(f"A file could not be written or read: {error}. Finished runs are untouched.", file=sys.stderr)
         return 1
 

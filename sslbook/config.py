@@ -34,7 +34,7 @@ def require_number(
 ) -> None:
     """Raise `ValueError` unless `value` is a finite number in the range, and `whole` if so asked.
 
-    Numbers of Python and NumPy are; truth values are none, and nor are tensors, which a GPU would have to send first.
+    Numbers of Python and NumPy pass; booleans and tensors do not (to read a tensor is to wait for the GPU).
     """
     kind = numbers.Integral if whole else numbers.Real
     if (
@@ -88,6 +88,11 @@ class Part:
     def validate(self) -> None:
         """Raise `ValueError` with a full sentence if a value is out of range."""
 
+    def limit(self, *names: str, **ends: float) -> None:
+        """Raise `ValueError` unless the named fields are numbers between `ends`; see `require_number`."""
+        for name in names:
+            require_number(f"{type(self).__name__}.{name}", getattr(self, name), **ends)
+
     def replace(self, **changes):
         """The same configuration with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -112,7 +117,7 @@ def _coerce(value, hint, where: str):
             return None
         return _coerce(value, next(a for a in arguments if a is not type(None)), where)
     if origin is typing.Literal:
-        require(value in arguments, f"{where} is {value!r}; allowed are {', '.join(map(repr, arguments))}.")
+        require_choice(where, value, arguments)
         return value
     if origin is tuple:
         require(isinstance(value, (tuple, list)), f"{where} is {value!r}; it must be a list of values.")
@@ -149,14 +154,14 @@ class Config(Part):
     early: tuple[int, ...] = ()
 
     def validate(self):
-        require(self.epochs >= 0, f"Config.epochs is {self.epochs}; it must be at least 0.")
-        require(self.batch_size >= 2, f"Config.batch_size is {self.batch_size}; a contrast needs at least 2 images.")
-        require(self.snapshots >= 1, f"Config.snapshots is {self.snapshots}; it must be at least 1.")
+        self.limit("epochs", least=0)
+        self.limit("batch_size", least=2)
+        self.limit("snapshots", least=1)
+        self.limit("seed", least=0, most=2**31 - 1)
         require(
             all(0 < epoch < self.epochs for epoch in self.early),
             f"Config.early is {self.early}; each epoch must lie between 0 and Config.epochs, here {self.epochs}.",
         )
-        require(0 <= self.seed < 2**31, f"Config.seed is {self.seed}; it must lie in 0 … 2³¹ − 1.")
 
     @property
     def id(self) -> str:

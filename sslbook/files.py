@@ -93,7 +93,7 @@ def _runs(process: int) -> bool:
 
 
 def allow_all_characters() -> None:
-    """Let standard output take what its encoding has not, as the code of the character: ASCII has no μ."""
+    """Make standard output escape the characters that its encoding lacks, as μ in ASCII."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

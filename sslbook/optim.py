@@ -27,9 +27,10 @@ class Optimiser(Part):
 
     def validate(self):
         name = type(self).__name__
-        require(self.learning_rate > 0, f"{name}.learning_rate is {self.learning_rate}; it must be positive.")
-        require(self.weight_decay >= 0, f"{name}.weight_decay is {self.weight_decay}; it must not be negative.")
-        require(0 <= self.warmup < 1, f"{name}.warmup is {self.warmup}; it must lie in [0, 1).")
+        self.limit("learning_rate", above=0)
+        self.limit("weight_decay", least=0)
+        for field, value in (("warmup", self.warmup), ("momentum", getattr(self, "momentum", 0.0))):
+            require(0 <= value < 1, f"{name}.{field} is {value}; it must lie in [0, 1).")
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of the trainable parameters of `module`, weights and vectors in a group each."""
@@ -59,10 +60,6 @@ class Optimiser(Part):
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def _require_momentum(part: Optimiser, momentum: float) -> None:
-    require(0 <= momentum < 1, f"{type(part).__name__}.momentum is {momentum}; it must lie in [0, 1).")
-
-
 @dataclass(frozen=True)
 class LARS(Optimiser, slot="optim", kind="Optim"):  # the kind's name is part of the identity of shipped records
     """SGD whose rate is adapted layer by layer, for large batches; see `LayerwiseSGD`. Source: You et al. 2017.
@@ -79,8 +76,7 @@ class LARS(Optimiser, slot="optim", kind="Optim"):  # the kind's name is part of
 
     def validate(self):
         super().validate()
-        _require_momentum(self, self.momentum)
-        require(self.trust > 0, f"LARS.trust is {self.trust}; it must be positive.")
+        self.limit("trust", above=0)
 
     def optimizer(self, groups):
         weights = [group | {"trust": self.trust if group["params"][0].ndim > 1 else None} for group in groups]
@@ -93,10 +89,6 @@ class SGD(Optimiser, slot="optim"):
 
     learning_rate: float = 0.1
     momentum: float = 0.9
-
-    def validate(self):
-        super().validate()
-        _require_momentum(self, self.momentum)
 
     def optimizer(self, groups):
         return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
@@ -117,7 +109,7 @@ class Adam(Optimiser, slot="optim"):
     def validate(self):
         super().validate()
         require(all(0 <= b < 1 for b in self.betas), f"Adam.betas is {self.betas}; both must lie in [0, 1).")
-        require(self.eps > 0, f"Adam.eps is {self.eps}; it must be positive.")
+        self.limit("eps", above=0)
 
     def optimizer(self, groups):
         return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps)

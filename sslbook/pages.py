@@ -28,7 +28,7 @@ class Page:
         self.planned = [] if figure is None else self.paper.plan(figure, profile, dataset, seeds)
         self.found = list(self.paper.obtain(self.planned, device=device))
         if self.found:
-            # Those of the kernel's first page: a further one shows runs beside the page's own.
+            # The first page of a kernel sets the facts; further ones do not overwrite them.
             note(**{"data": self.facts.data, "seeds": self.facts.seeds} | _facts)
 
     def of(self, figure: str) -> "Page":
@@ -60,14 +60,10 @@ class Page:
         epochs = self.frame.groupby("run").epoch
         return self.frame[self.frame.epoch == epochs.transform(lambda of_run: ledger.moments(of_run)[when])]
 
-    def mean(self, name: str, when: str = "end", **where) -> float:
-        """The mean over seeds of a column at "start", "half" or "end", of the runs with these labels."""
-        return float(ledger.value(self.frame, name, when, **where).mean())
-
-    def change(self, name: str, *, relative: bool = False, **where) -> float:
-        """The mean over seeds of the change of a column from start to end, relative to the start if asked."""
+    def change(self, name: str, **where) -> float:
+        """The mean over seeds of the change of a column from start to end, of the runs with these labels."""
         start, end = (ledger.value(self.frame, name, when, **where) for when in ("start", "end"))
-        return float((end / start - 1 if relative else end - start).mean())
+        return float((end - start).mean())
 
     def difference(self, name: str, first: dict, second: dict, digits: int = 3) -> str:
         """The mean over seeds of the difference of a column at the end between runs with the labels `first` and those
@@ -75,11 +71,16 @@ class Page:
         a, b = (ledger.value(self.frame, name, **labels) for labels in (first, second))
         return interval(a - b, digits)
 
-    def table(self, columns: dict[str, str], by: list[str], digits: int = 3) -> pd.DataFrame:
-        """Mean ± standard deviation (of several seeds) at the end of training, of columns with titles, by label."""
-        groups = self.at("end").groupby(by, sort=False)[list(columns)]
-        mean, deviation = (part.map(f"{{:.{digits}f}}".format) for part in (groups.mean(), groups.std(ddof=1)))
-        return (mean + (" ± " + deviation).replace(" ± nan", "")).rename(columns=columns)
+    def table(self, columns: dict[str, str], by, digits: int = 3, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Mean ± standard deviation (of several seeds) of columns with titles, by label, at the end of training.
+
+        Or of the rows of `frame`; a group without numbers stays empty.
+        """
+        groups = (self.at() if frame is None else frame).groupby(by, sort=False)[list(columns)]
+        both = groups.mean().round(digits) + 0.0, groups.std(ddof=1)  # no −0
+        mean, deviation = (part.map(f"{{:.{digits}f}}".format) for part in both)
+        shown = (mean + (" ± " + deviation).replace(" ± nan", "")).where(groups.count() > 0, "")
+        return shown.rename(columns=columns)
 
     def show(self, figure, *, caption: str, alt: str, name: str | None = None, made_by: str | None = None) -> None:
         """Display a figure of the page's runs, or one that was computed here if `made_by` says so; see `here`."""
@@ -100,21 +101,11 @@ class Page:
         data = self.frame if frame is None else frame
         return plotting.curves_with_band(data, x, y, hue, ax=ax, **({"xlabel": x} | looks | labels))
 
-    def curves(
-        self, y: str, hue: str, *, caption: str, about: str = "", digits: int = 3, name: str | None = None, **labels
-    ) -> None:
-        """Draw and display a column through training; the alternative text tells where each curve starts and ends.
-
-        `about` is a sentence on what the figure shows, put before these numbers. `caption` should name the band.
-        """
-        figure = self.draw(y, hue, **labels)
-        self.show(figure, caption=caption, alt=f"{about} {self.told(y, hue, digits)}".strip(), name=name)
-
     def told(self, y: str, hue: str, digits: int = 3) -> str:
         """Where the curve of each value of `hue` starts and ends, in words."""
         first, last = (self.at(when).groupby(hue, sort=False)[y].mean() for when in ("start", "end"))
         parts = [f"{key} from {first[key]:.{digits}f} to {last[key]:.{digits}f}" for key in last.index]
-        return f"{labels_of(hue)}: {'; '.join(parts)}."
+        return f"{hue.replace('_', ' ').capitalize()}: {'; '.join(parts)}."
 
     def verdicts(self, *ids: str):
         """Judge claims by their runs, and return the table of their tests as a page shows it."""
@@ -130,11 +121,13 @@ class Page:
         require(id in self.judged, f"The page judges no claim {id!r}; it judges {', '.join(self.judged) or 'none'}.")
         return self.judged[id].status
 
-    def outcome(self, id: str, test: int = 0) -> str:
+    def outcome(self, id: str, test: int = 0, digits: int = 3) -> str:
         """Mean and interval of a test of a claim that the page judges, or that there is none."""
         self.status(id)
-        found = self.judged[id].outcomes
-        return signed(*(found[test].mean, found[test].low, found[test].high)) if found else "not measured at this scale"
+        if not self.judged[id].outcomes:
+            return "not measured at this scale"
+        found = self.judged[id].outcomes[test]
+        return signed(found.mean, found.low, found.high, digits=digits)
 
     def claim(self, id: str) -> Claim:
         """A claim of the page's paper."""
@@ -196,7 +189,8 @@ class Page:
         moments = moments or {"end": "end"}
         entries = self.paper.entries(self.found, name) if isinstance(name, str) else name
         if relative:
-            entries["value"] /= entries.groupby([hue, "seed", "epoch"]).value.transform("max")
+            largest = entries.groupby([hue, "seed", "epoch"]).value.transform("max")
+            entries = entries.assign(value=entries.value / largest)
         lines = pd.concat(entries[entries.epoch == self.moments[w]].assign(when=t) for w, t in moments.items())
         lines = lines.groupby([hue, "when", "index"], as_index=False, sort=False).value.mean()
         looks = {"style": "when" if len(moments) > 1 else None, "ax": ax}
@@ -266,17 +260,13 @@ def interval(values, digits: int = 3) -> str:
 
 def signed(mean: float, low: float, high: float, digits: int = 3) -> str:
     """Three numbers as mean (low to high), each with its sign."""
-    return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    mean, low, high = (f"{round(x, digits) + 0.0:+.{digits}f}" for x in (mean, low, high))  # no −0.0
+    return f"{mean} ({low} to {high})"
 
 
 def listed(values, form: str = ".2f") -> str:
     """Numbers by name, a series or a dictionary, in words for the text: 0.10 (small), 0.20 (large)."""
     return ", ".join(f"{value:{form}} ({name})" for name, value in values.items())
-
-
-def labels_of(hue: str) -> str:
-    """The name of a label as a sentence begins with it."""
-    return hue.replace("_", " ").capitalize()
 
 
 def styled(judged: Iterable[Verdict]):

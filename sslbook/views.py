@@ -72,9 +72,7 @@ class Policy(Part, slot="views"):
                 0 < low <= high,
                 f"Policy.{name} is {(low, high)}; it must be two values, 0 < least ≤ greatest < ∞.",
             )
-        for name in ("flip", "vertical", "jitter_probability", "grayscale", "blur"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"Policy.{name} is {value}; a probability lies in 0 … 1.")
+        self.limit("flip", "vertical", "jitter_probability", "grayscale", "blur", least=0, most=1)
         require(
             all(strength >= 0 for strength in self.jitter[:3]) and 0 <= self.jitter[3] <= 0.5,
             f"Policy.jitter is {self.jitter}; brightness, contrast and saturation must be at least 0, hue in 0 … 0.5.",

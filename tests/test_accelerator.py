@@ -159,7 +159,6 @@ METRICS = {
     "rankme": lambda: metrics.rankme(features()),
     "singular_values": lambda: metrics.singular_values(features()),
     "uniformity": lambda: metrics.uniformity(features()),
-    "neighborhood_overlap": lambda: metrics.neighborhood_overlap(features(), features(), k=5),
 }
 
 

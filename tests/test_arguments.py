@@ -231,7 +231,6 @@ CALLS = {
         "sigma2": number(0.2, 0, -1),
         "prior": choice("marginal"),
         "entropy_weight": number(1.0, -1),
-        "z": without(latents(3), "None"),
         "reduction": choice("none"),
     },
     "losses.reconstruction": {
@@ -271,12 +270,6 @@ CALLS = {
         "prior": choice("marginal"),
         "entropy_weight": number(1.0, -1),
     },
-    "losses.gaussian_kl": {
-        "mean": latents(),
-        "log_variance": latents(2),
-        "other_mean": without(latents(3), "None"),
-        "other_log_variance": without(latents(4), "None"),
-    },
     "losses.consistency": {"mean": latents(), "log_variance": latents(2)},
     "losses.importance_log_likelihood": {
         "log_joint": Argument(lambda z: -z.square().sum((1, 3)), NOTHING | {"a number": 3}),
@@ -284,7 +277,6 @@ CALLS = {
         "log_variance": latents(2),
         "samples": number(4, 0, whole=True),
         "generator": GENERATOR,
-        "chunk": number(2, 0, whole=True),
     },
     "metrics.singular_values": {"matrix": SPECTRUM, "centered": flag(True)},
     "metrics.rank": {"matrix": SPECTRUM, "threshold": number(0.5, -1), "relative": flag(True)},

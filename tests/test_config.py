@@ -69,15 +69,15 @@ def test_snapshots_run_from_initialisation_to_the_end():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: example(epochs=-1), "epochs is -1; it must be at least 0"),
+        (lambda: example(epochs=-1), "epochs is -1; it must be a finite number of at least 0"),
         (lambda: example(batch_size=1), "batch_size is 1"),
         (lambda: example(epochs="three"), "epochs is 'three' of type str; it must be of type int"),
         (lambda: example(epochs=True), "epochs is True of type bool"),
         (lambda: example(data=ResNet()), "Config.data is ResNet.*; allowed kinds are Data"),
         (lambda: SimCLR(loss="triplet"), "SimCLR.loss is 'triplet'; allowed are 'info_nce', 'nt_xent', 'cross_view'"),
         (lambda: SimCLR(widths=(0,)), r"SimCLR.widths is \(0,\); each must be at least 1"),
-        (lambda: ResNet(width=4), "ResNet.width is 4; it must be at least 8"),
-        (lambda: LARS(learning_rate=0), "learning_rate is 0.0; it must be positive"),
+        (lambda: ResNet(width=4), "ResNet.width is 4; it must be a finite number of at least 8"),
+        (lambda: LARS(learning_rate=0), "learning_rate is 0.0; it must be a finite number above 0"),
         (lambda: Config.from_dict(example().to_dict() | {"recipe": 99}), "recipe 99"),
         (lambda: Config.from_dict(example().to_dict() | {"epoch": 1}), "no field epoch; it has data, views"),
         (lambda: Config.from_dict(example().to_dict() | {"encoder": {"kind": "ViT"}}), "'ViT'; allowed are .*ResNet"),

@@ -74,12 +74,17 @@ def notebook(folder, *cells, name="page.ipynb", kernel="python3"):
 
 
 def test_answers_are_kept_as_the_kernel_gives_them_with_the_state_after_the_last_cell(tmp_path):
-    text = '# Of {eval}`x`, {eval}``f"`{text}`"`` and again {eval}`x`\n\n`{eval}` `x`\n\n```python\n{eval}`none`\n```'
+    text = '# {eval}`x`, {eval}``f"`{text}`"``, {eval}`x` and {eval}`n`\n\n`{eval}` `x`\n\n```python\n{eval}`none`\n```'
     source = notebook(
-        tmp_path, text, "x = 1", "# No role", "x = -0.5\nfrom sslbook.pages import note", "note(seeds=[3])"
+        tmp_path,
+        text,
+        "x = 1\nimport numpy",
+        "# No role",
+        "x, n = -0.5, numpy.int64(8)\nfrom sslbook.pages import note",
+        "note(seeds=[3])",
     )
     copy = nbformat.read(notebooks.execute(source, "smoke", tmp_path / "copy.ipynb", text="c=d"), 4)
-    answers = [("x", "-0.5"), ('f"`{text}`"', "'`c=d`'"), ("x", "-0.5")]
+    answers = [("x", "-0.5"), ('f"`{text}`"', "'`c=d`'"), ("x", "-0.5"), ("n", "8")]
     asked, silent = (cell for cell in copy.cells if cell.cell_type == "markdown")
     assert asked.metadata["user_expressions"] == [
         {"expression": expression, "result": {"status": "ok", "data": {"text/plain": answer}, "metadata": {}}}

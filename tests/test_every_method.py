@@ -48,12 +48,12 @@ def test_the_matching_gap_of_more_views_goes_on_from_that_of_two_and_is_smaller_
     apart, alike = (MatchingGap(epsilon=0.5, views=3).pair_loss(*z) for z in (views, views[:1].expand(3, -1, -1)))
     assert 0 < alike < apart
     for wrong, sentence in (
-        ({"views": 1}, r"MatchingGap\.views is 1; it must be at least 2\."),
+        ({"views": 1}, r"MatchingGap\.views is 1; it must be a finite number of at least 2\."),
         ({"views": 3, "epsilon": 0.0}, r"MatchingGap\.epsilon is 0\.0; with 3 views it must be positive\."),
     ):
         with pytest.raises(ValueError, match=sentence):
             MatchingGap(**wrong)
-    with pytest.raises(ValueError, match=r"VICReg\.covariance is -1\.0; it must be at least 0\."):
+    with pytest.raises(ValueError, match=r"VICReg\.covariance is -1\.0; it must be a finite number of at least 0\."):
         VICReg(covariance=-1.0)
 
 

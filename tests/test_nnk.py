@@ -200,7 +200,7 @@ def test_of_copies_the_first_counts_and_a_copy_of_the_query_takes_all(fallbacks)
         and (itself.indices[:, 0] % 60 == torch.arange(60)).all()
     )
     assert (metrics.diameter(itself, torch.cat([candidates, candidates])) == 0).all()
-    assert (metrics.local_dimension(itself, candidates, torch.cat([candidates, candidates])) == 0).all()
+    assert (metrics.tangents(itself, candidates, torch.cat([candidates, candidates])).dimension == 0).all()
     zeros = metrics.nnk(torch.zeros(5, 3), k=4)
     assert (metrics.neighbor_count(zeros) == 1).all()
 
@@ -216,7 +216,7 @@ def test_nothing_depends_on_how_the_queries_are_cut(monkeypatch):
     cut = metrics.nnk(x, k=20)
     assert (cut.indices == whole.indices).all() and torch.allclose(cut.weights, whole.weights, atol=1e-12)
     assert torch.allclose(metrics.diameter(cut, x), expected[0])
-    assert (metrics.local_dimension(cut, x) == expected[1].dimension).all()
+    assert (metrics.tangents(cut, x).dimension == expected[1].dimension).all()
     assert torch.allclose(metrics.affinity(cut, metrics.tangents(cut, x)), expected[2], atol=1e-5)
 
 

@@ -19,6 +19,7 @@ import torch
 
 from sslbook import cli, data, files, notebooks, pages, papers, runs, training
 from sslbook.config import Config
+from sslbook.ledger import value
 from tests.laws import assert_two_train_as_one, in_parts, same, weights
 
 HERE = Path(__file__).parent / "papers"
@@ -101,7 +102,9 @@ def test_a_page_tells_means_by_label_as_the_frame_has_them(toy, plan, folder, mo
     table = page.through({"rank": "Rank", "knn": "Accuracy"}, "views")
     for views in ("alike", "unlike"):
         for when in page.moments:
-            assert table.loc[views, ("Rank", when)] == pytest.approx(page.mean("rank", when, views=views))
+            assert table.loc[views, ("Rank", when)] == pytest.approx(
+                value(page.frame, "rank", when, views=views).mean()
+            )
     at_end = page.means("views")["rank"]
     assert page.trend("rank", "views") == ("rises" if at_end["unlike"] > at_end["alike"] else "falls")
     assert page.trend("epoch", "views") == "varies"  # the same for both
@@ -217,7 +220,7 @@ def test_the_command_line_lists_its_labels_and_stops_silently_when_nobody_reads(
 
 TEXT = """# A toy
 
-The rank goes from {eval}`f"{start:.2f}"` to {eval}``f"{page.mean('rank', views='unlike'):.2f}"``."""
+The rank goes from {eval}`f"{start:.2f}"` to {eval}``f"{page.means('views')['rank']['unlike']:.2f}"``."""
 NOTEBOOK = [
     ("markdown", TEXT),
     ("parameters", 'profile: str = "laptop"\ndataset: str = None\nseeds: list[int] = None\ndevice: str = None'),
@@ -225,11 +228,12 @@ NOTEBOOK = [
         "code",
         "from sslbook.pages import Page\n"
         'page = Page("toy", profile=profile, dataset=dataset, seeds=seeds, device=device)\n'
-        'start = page.mean("rank", "start", views="alike")',
+        'start = page.means("views", "start")["rank"]["alike"]',
     ),
     (
         "code",
-        'page.curves("rank", "views", caption="Mean ± one standard deviation.", about="Two curves.", name="rank")',
+        'told = page.told("rank", "views")\n'
+        'page.show(page.draw("rank", "views"), caption="Mean ± one standard deviation.", alt=told, name="rank")',
     ),
     ("code", 'page.verdicts("toy-rank", "toy-false")'),
     ("markdown", "It is *{eval}`page.status('toy-rank')`*."),

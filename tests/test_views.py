@@ -239,7 +239,7 @@ def test_the_whole_chain_is_one_graph_whose_chance_is_not_frozen():
         ({"crop": (0.5, math.nan)}, r"Policy.crop"),
         ({"ratio": (0, 1)}, r"Policy.ratio is \(0.0, 1.0\)"),
         ({"sigma": (1, math.inf)}, r"Policy.sigma\[1\] is inf; it must be finite"),
-        ({"flip": 1.5}, r"Policy.flip is 1.5; a probability lies in 0 … 1\."),
+        ({"flip": 1.5}, r"Policy.flip is 1.5; it must be a finite number of at least 0 and of at most 1\."),
         ({"grayscale": -0.1}, r"Policy.grayscale is -0.1"),
         ({"jitter": (0.1, 0.1, 0.1, 0.6)}, r"hue in 0 … 0.5\."),
         ({"jitter": (-0.1, 0.1, 0.1, 0.1)}, r"brightness, contrast and saturation must be at least 0"),

@@ -26,9 +26,9 @@ from sslbook.widgets import (
     one_or_many,
     orbits,
     profiles,
-    training_scrubbed,
     weights_on_negatives,
 )
+from sslbook.widgets.base import recorded
 
 EXPLORERS = [thing for thing in vars(widgets).values() if inspect.isclass(thing) and thing is not widgets.Explorer]
 
@@ -176,10 +176,10 @@ def test_weights_concentrate_as_beta_grows_except_at_the_simplex():
 def test_at_full_strength_the_views_are_those_of_the_policy_and_at_none_the_image():
     image = data.load("shapes", "test").images[39].expand(12, -1, -1, -1)
     for name in ("small", "moderate", "large"):
-        seen = augmentation_strength.look(name, 100, 39, 7)[2]
+        seen = augmentation_strength.look(name, 100)[2]
         assert torch.equal(seen, views.policy(name)(image, torch.Generator().manual_seed(7)))
     for name in augmentation_strength.KNOBS:
-        numbers, _, seen = augmentation_strength.look(name, 0, 39, 7)
+        numbers, _, seen = augmentation_strength.look(name, 0)
         assert torch.allclose(seen, image / 255, atol=1e-6)
         assert numbers == {"kept": 100, "flipped": 0, "gray": 0, "apart": pytest.approx(0, abs=1e-6)}
 
@@ -196,13 +196,13 @@ def test_a_knob_turns_its_own_augmentation_only_and_more_with_strength(knob):
 
 @pytest.mark.parametrize("degrees", [0.0, 90.0, 180.0, 270.0, 7.3, 133.1])
 def test_a_rotated_copy_is_that_of_the_library(degrees):
-    picture = orbits.pictures(8)["a star"]
+    picture = orbits.pictures()["a star"]
     turned = orbits.moved(picture, "rotation", torch.tensor([math.radians(degrees)]).double())
     assert torch.equal(turned, lie.rotate(picture[None, None], degrees)[:, 0])
 
 
 def test_a_copy_moved_to_the_right_or_sheared_is_a_shift_of_rows():
-    picture = orbits.pictures(8)["a star"]
+    picture = orbits.pictures()["a star"]
     right = orbits.moved(picture, "translation", torch.tensor([5.0]).double())[0]
     assert torch.equal(right[:, 5:], picture[:, :-5]) and not right[:, :5].any()
     sheared = orbits.moved(picture, "shear", torch.tensor([0.9]).double())[0]
@@ -237,7 +237,7 @@ def test_the_epochs_of_the_slider_are_those_that_are_evenly_spaced(early):
 
 def test_scrubbed_numbers_are_means_and_deviations_over_the_seeds_of_the_records():
     explorer = widgets.TrainingScrubbed(measure="20-NN accuracy (Fig. 1)", epoch=64)
-    found = training_scrubbed._shipped()
+    found = recorded("geometry", "main")
     for strength in STRENGTHS:
         values = [float(PAPER.arrays(run)["knn"][-1]) for run, labels in found if labels["strength"] == strength]
         mean = sum(values) / len(values)
@@ -327,14 +327,14 @@ def test_every_candidate_is_a_neighbour_or_rejected_and_of_directions_two_surviv
 @pytest.mark.parametrize("cell", [0, 4, 7])
 def test_numbers_of_a_cell_are_means_over_the_seeds_of_its_runs(cell):
     exact = widgets.Knobs(cell=cell, content="20 nearest neighbours").exact
-    found = [run for run, labels in knobs._recorded() if labels["knob"] == list(knobs.KNOBS)[cell]]
+    found = [run for run, labels in recorded("simvae", "knobs") if labels["knob"] == list(knobs.KNOBS)[cell]]
     arrays = [SIMVAE.arrays(run) for run in found]
     assert len(found) == 3 and exact["active"] == pytest.approx(sum(float(a["active"][-1]) for a in arrays) / 3)
     assert exact["content"] == pytest.approx(sum(float(a["knn"][-1]) for a in arrays) / 3)
     style = [float(a[f"style_{name}"][-1]) for a in arrays for name in ("x", "y", "area")]
     assert exact["style"] == pytest.approx(sum(style) / 9)
     with pytest.raises(ValueError, match="The runs are of main; all cells are needed"):
-        widgets.Knobs(knobs._recorded()[:1])
+        widgets.Knobs(recorded("simvae", "knobs")[:1])
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -103,4 +103,4 @@ def load_train(data: Data) -> ImageSet:
         data.images is None or data.images <= len(train),
         f"Data.images is {data.images}; the part of {data.name} in {folder()} has 1 … {len(train)} images to train on.",
     )
-    return train if data.images is None else train.subset(balanced_order(train.fine, seed=1)[: data.images])
+    return train if data.images is None else train.balanced(data.images, seed=1)

@@ -11,7 +11,7 @@ SETS = {"binarised_mnist": official.SETS["mnist"]}
 
 
 def load(name: str, split: str, root=None) -> ImageSet:
-    """A split of MNIST, drawn once: a pixel of grey value g in [0, 1] is 1 with probability g, and stays it.
+    """A split of MNIST, drawn once: a pixel of grey value g in [0, 1] becomes 1 with probability g.
 
     The draws are ours; the fixed file of Salakhutdinov and Murray 2008 has other draws from the same distribution.
     """

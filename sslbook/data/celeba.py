@@ -72,7 +72,7 @@ def _tables(at: Path, split: str) -> tuple[list[str], torch.Tensor, dict[str, to
         f"{at / 'list_attr_celeba.txt'} should hold {count.strip()} rows, each with the name of an image and 1 or -1 "
         f"for {len(names)} attributes, and does not; it is truncated or altered. {_WHERE}.",
     )
-    parts = {line.split()[0]: line.split()[-1] for line in _lines(at / "list_eval_partition.txt")}
+    parts = {line.split()[0]: line.split()[-1] for line in _lines(at / "list_eval_partition.txt") if line.strip()}
     lost = [row[0] for row in table if row[0] not in parts]
     require(
         not lost,

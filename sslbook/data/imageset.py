@@ -57,6 +57,10 @@ class ImageSet:
         indices = torch.as_tensor(indices, device=self.images.device)
         return self._map(lambda values: values[indices])
 
+    def balanced(self, n: int | None, seed: int) -> "ImageSet":
+        """The first n images of `balanced_order`: at most n; None for all."""
+        return self.subset(balanced_order(self.fine, seed)[:n])
+
 
 def balanced_order(labels: Tensor, seed: int) -> Tensor:
     """A fixed random order (N,) int64 of which every prefix holds the classes in their overall proportions.

@@ -32,13 +32,12 @@ class _Official(NamedTuple):
     files: dict[str, dict[str, str]]  # part: {path below the root: MD5}
 
 
-def _idx(folder: str, sums: dict[str, tuple[str, str]]) -> tuple[dict, dict]:
-    """Archives and files of a set in four packed IDX files, from {file: (MD5 packed, MD5 unpacked)}."""
-    parts = {"train": "train", "t10k": "test"}
-    files: dict = {"train": {}, "test": {}}
-    for name, (_, md5) in sums.items():
-        files[parts[name.split("-")[0]]][f"{folder}/{name}-ubyte"] = md5
-    return {f"{folder}/{name}-ubyte.gz": md5 for name, (md5, _) in sums.items()}, files
+def _idx(folder: str, packed: str, unpacked: str) -> tuple[dict, dict]:
+    """Archives and files of a set in four IDX files, from their MD5: images and labels of train, then of test."""
+    names = [f"{folder}/{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+    files = list(zip(names, unpacked.split()))
+    archives = zip((f"{name}.gz" for name in names), packed.split())
+    return dict(archives), {"train": dict(files[:2]), "test": dict(files[2:])}
 
 
 _OFFICIAL = {
@@ -70,24 +69,20 @@ _OFFICIAL = {
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         *_idx(
             "FashionMNIST/raw",
-            {
-                "train-images-idx3": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
-                "train-labels-idx1": ("25c81989df183df01b3e8a0aad5dffbe", "9018921c3c673c538a1fc5bad174d6f9"),
-                "t10k-images-idx3": ("bef4ecab320f06d8554ea6380940ec79", "8181f5470baa50b63fa0f6fddb340f0a"),
-                "t10k-labels-idx1": ("bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965"),
-            },
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d 25c81989df183df01b3e8a0aad5dffbe "
+            "bef4ecab320f06d8554ea6380940ec79 bb300cfdad3c16e7a12a480ee83cd310",
+            "f4a8712d7a061bf5bd6d2ca38dc4d50a 9018921c3c673c538a1fc5bad174d6f9 "
+            "8181f5470baa50b63fa0f6fddb340f0a 15d484375f8d13e6eb1aabb0c3f46965",
         ),
     ),
     "mnist": _Official(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         *_idx(
             "MNIST/raw",
-            {
-                "train-images-idx3": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
-                "train-labels-idx1": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
-                "t10k-images-idx3": ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
-                "t10k-labels-idx1": ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
-            },
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873 d53e105ee54ea40749a09fcbcd1e9432 "
+            "9fb629c4189551a2d022fa330f9573f3 ec29112dd5afa0611ce80d1b7f02629c",
+            "6bbc9ace898e44ae57da46a324031adb a25bea736e30d166cdddb491f175f624 "
+            "2646ac647ad5339dbf082846283269ea 27ae3e4e09519cfbb04c329615203637",
         ),
     ),
 }

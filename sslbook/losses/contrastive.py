@@ -124,7 +124,7 @@ def info_nce_upper_bound(z1: Tensor, z2: Tensor, *, beta: float = 2.0) -> UpperB
     tensor([1, 0, 0])
     """
     require_number("beta", beta, least=0, most=1e30)
-    f1, f2 = _normalised(z1, z2)
+    f1, f2 = map(unit, paired(z1, z2))
     with torch.autocast(f1.device.type, enabled=False):
         similarity = torch.cat([_without_diagonal(f1 @ f1.T), _without_diagonal(f1 @ f2.T)], dim=1)  # (N, 2N)
     largest, nearest = similarity.max(dim=1)
@@ -136,7 +136,7 @@ def info_nce_upper_bound(z1: Tensor, z2: Tensor, *, beta: float = 2.0) -> UpperB
 
 def _cross_view(x: Tensor, y: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """`row` and `column` of `cross_view_info_nce`."""
-    x, y = _normalised(x, y)
+    x, y = map(unit, paired(x, y))
     with torch.autocast(x.device.type, enabled=False):
         logits = (x / temperature) @ y.T
     positive = logits.diagonal()
@@ -147,7 +147,7 @@ def _cross_view(x: Tensor, y: Tensor, temperature: float) -> tuple[Tensor, Tenso
 def _terms(z1: Tensor, z2: Tensor, beta: float, symmetric: bool) -> Tensor:
     """l_i for the anchors of view 1, (N,), or of view 1 then view 2, (2N,)."""
     require_number("beta", beta, least=-1e30, most=1e30)
-    f1, f2 = _normalised(z1, z2)
+    f1, f2 = map(unit, paired(z1, z2))
     with torch.autocast(f1.device.type, enabled=False):
         across = _without_diagonal(beta * (f1 @ f2.T))
         terms = torch.logaddexp(_log_sum(f1, beta), across.logsumexp(1))
@@ -165,9 +165,3 @@ def _log_sum(f: Tensor, beta: float) -> Tensor:
 def _without_diagonal(square: Tensor) -> Tensor:
     """`square` itself, with −∞ on its diagonal; no boolean indexing, so shapes stay static and nothing synchronises."""
     return square.masked_fill_(torch.eye(len(square), dtype=torch.bool, device=square.device), -math.inf)
-
-
-def _normalised(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows divided by their norms, in float32 or float64."""
-    z1, z2 = paired(z1, z2)
-    return unit(z1), unit(z2)

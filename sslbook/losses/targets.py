@@ -142,8 +142,7 @@ def swav(scores1: Tensor, scores2: Tensor, *, temperature: float = 0.1, epsilon:
     require_number("The temperature", temperature, least=1e-30)
     scores1, scores2 = paired(scores1, scores2, least=1)
     target1, target2 = codes(scores1, epsilon=epsilon), codes(scores2, epsilon=epsilon)
-    losses = (F.cross_entropy(scores1 / temperature, target2), F.cross_entropy(scores2 / temperature, target1))
-    return (losses[0] + losses[1]) / 2
+    return (F.cross_entropy(scores1 / temperature, target2) + F.cross_entropy(scores2 / temperature, target1)) / 2
 
 
 def spherical_kmeans(points: Tensor, centroids: Tensor, *, iterations: int = 10) -> Tensor:
@@ -226,5 +225,4 @@ def deepcluster(z1: Tensor, z2: Tensor, centroids: Tensor, *, temperature: float
     with torch.autocast(z1.device.type, enabled=False):
         scores1, scores2 = unit(z1) @ centroids.T, unit(z2) @ centroids.T
     cluster1, cluster2 = scores1.detach().argmax(1), scores2.detach().argmax(1)
-    losses = (F.cross_entropy(scores1 / temperature, cluster2), F.cross_entropy(scores2 / temperature, cluster1))
-    return (losses[0] + losses[1]) / 2
+    return (F.cross_entropy(scores1 / temperature, cluster2) + F.cross_entropy(scores2 / temperature, cluster1)) / 2

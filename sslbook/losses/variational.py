@@ -13,7 +13,6 @@ checked always; that pixels are 0 or 1 is checked on a processor only, where it 
 Source: Bizeul et al. 2024, as far as the released code and public reviews tell; the closed forms are derived here.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -49,15 +48,14 @@ def elbo_ssl(
     sigma2: float,
     prior: str,
     entropy_weight: float = 1.0,
-    z: Tensor | None = None,
     reduction: str = "sum",
 ) -> Bound:
     """The terms of the bound for N groups of J views: scalars, sums over the groups, or (N,) for `reduction="none"`.
 
     `x_hat` is the decoder's output for a sample of the posterior, what `reconstruction` takes. The prior term is the
-    expectation over the posterior, or the value at the sample `z` (J, N, L) where one is given. `entropy_weight` is 1
-    in the bound, and 2π in the last release of the code, by a slip. With `prior="standard"` the terms of each view are
-    those of a plain VAE, and entropy + prior = −Σ_j KL(q(z^j | x^j) ‖ N(0, I)).
+    expectation over the posterior. `entropy_weight` is 1 in the bound, and 2π in the last release of the code, by a
+    slip. With `prior="standard"` the terms of each view are those of a plain VAE, and
+    entropy + prior = −Σ_j KL(q(z^j | x^j) ‖ N(0, I)).
 
     The released code sums over the batch too. A mean would not be the same with Adam's ε of 1e-4.
 
@@ -71,12 +69,9 @@ def elbo_ssl(
         f"The views, their reconstructions and the posterior means have the shapes {tuple(x.shape)}, "
         f"{tuple(x_hat.shape)} and {tuple(mean.shape)}; they must be (J, N, C, H, W) twice and (J, N, L).",
     )
-    for latents in (log_variance,) if z is None else (log_variance, z):
-        _require_alike(mean, latents)
     fits = reconstruction(x, x_hat, likelihood=likelihood, sigma_x2=sigma_x2).sum(0)
     entropy = posterior_entropy(log_variance, entropy_weight).sum(0)
-    posterior = (mean, log_variance) if z is None else (z,)
-    terms = Bound(fits, entropy, group_log_prior(*posterior, sigma2=sigma2, prior=prior))
+    terms = Bound(fits, entropy, group_log_prior(mean, log_variance, sigma2=sigma2, prior=prior))
     return terms if reduction == "none" else Bound(*(term.sum() for term in terms))
 
 
@@ -123,7 +118,7 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
 def posterior_entropy(log_variance: Tensor, weight: float = 1.0) -> Tensor:
     """weight · H[N(μ, diag v)] = weight/2 · Σ_d (log v_d + 1 + log 2π), (…, L) to (…)."""
     require_number("The weight of the entropy", weight, least=0)
-    _require_floating(log_variance=log_variance)
+    floating("log_variance", log_variance)
     return weight / 2 * (promoted(log_variance) + (1 + _LOG_2PI)).sum(-1)
 
 
@@ -139,7 +134,7 @@ def group_log_prior(mean: Tensor, log_variance: Tensor | None = None, *, sigma2:
 
     **Raises** `ValueError` for an unknown prior, σ² not positive and finite, and J = 1 where a group is needed.
     """
-    constant = _weights(prior, sigma2, _views(mean)).constant
+    *_, constant = _weights(prior, sigma2, _views(mean))
     return -0.5 * group_quadratic(mean, log_variance, sigma2=sigma2, prior=prior).sum(-1) + mean.shape[-1] * constant
 
 
@@ -179,29 +174,10 @@ def optimal_variance(
     return entropy_weight / (curvature + within * (1 - 1 / views) + between / views**2)
 
 
-def gaussian_kl(
-    mean: Tensor, log_variance: Tensor, other_mean: Tensor | None = None, other_log_variance: Tensor | None = None
-) -> Tensor:
-    """KL(N(μ, diag v) ‖ N(μ', diag v')), by default from N(0, I): (…, L) to (…).
-
-    ½ Σ_d [v/v' + (μ − μ')²/v' − 1 − log v/v'].
-    """
-    other_mean = torch.zeros_like(mean) if other_mean is None else other_mean
-    other_log_variance = torch.zeros_like(log_variance) if other_log_variance is None else other_log_variance
-    _require_alike(mean, log_variance)
-    _require_alike(other_mean, other_log_variance)
-    sizes = itertools.zip_longest(reversed(mean.shape), reversed(other_mean.shape), fillvalue=1)
-    require(
-        all(a == b or 1 in (a, b) for a, b in sizes),
-        f"The two distributions have the shapes {tuple(mean.shape)} and {tuple(other_mean.shape)}; they must be alike.",
-    )
-    ratio = promoted(log_variance) - promoted(other_log_variance)
-    distance = (promoted(mean) - promoted(other_mean)).square() * promoted(other_log_variance).neg().exp()
-    return 0.5 * (ratio.exp() + distance - 1 - ratio).sum(-1)
-
-
 def consistency(mean: Tensor, log_variance: Tensor) -> Tensor:
     """How far the posteriors (J, N, L) of J ≥ 2 views disagree: (1/J) Σ_{j ≠ k} KL(q(z | x^j) ‖ q(z | x^k)), (N,).
+
+        KL(N(μ, diag v) ‖ N(μ', diag v')) = ½ Σ_d [v/v' + (μ − μ')²/v' − 1 − log v/v']
 
     For two views it is the mean of both directions. CR-VAE takes the direction from the transformed image to the
     original; of two views none is the original, so the symmetric form is ours.
@@ -212,8 +188,10 @@ def consistency(mean: Tensor, log_variance: Tensor) -> Tensor:
     """
     require(_views(mean) >= 2, "There is 1 view in a group; its consistency needs at least 2.")
     _require_alike(mean, log_variance)
-    posterior, other = (mean[:, None], log_variance[:, None]), (mean[None], log_variance[None])
-    return gaussian_kl(*posterior, *other).sum((0, 1)) / len(mean)
+    mean, log_variance = promoted(mean), promoted(log_variance)
+    ratio = log_variance[:, None] - log_variance
+    distance = (mean[:, None] - mean).square() * log_variance.neg().exp()
+    return 0.5 * (ratio.exp() + distance - 1 - ratio).sum(-1).sum((0, 1)) / len(mean)
 
 
 @torch.no_grad()
@@ -224,27 +202,25 @@ def importance_log_likelihood(
     *,
     samples: int,
     generator: torch.Generator | None = None,
-    chunk: int = 16,
 ) -> Tensor:
     """log p(x) of N groups, (N,), estimated as log (1/K) Σ_k p(x, z_k)/q(z_k | x) with K = `samples` draws z_k of q.
 
-    `log_joint` maps z (k, J, N, L) to log p(x, z) (k, N); `chunk` is the largest k, which bounds the memory. The mean
+    `log_joint` maps z (k, J, N, L) to log p(x, z) (k, N), for k up to 16, which bounds the memory. The mean
     of the estimate does not decrease in K and never exceeds log p(x); with q = p(z | x) it is exact for every K.
 
     Source: Burda et al. 2016, Theorem 1.
 
-    **Raises** `ValueError` unless `samples` and `chunk` are at least 1.
+    **Raises** `ValueError` unless `samples` is at least 1.
     """
     require(callable(log_joint), f"log_joint is of type {type(log_joint).__name__}; it must be a function of z.")
     require_number("samples", samples, least=1, whole=True)
-    require_number("chunk", chunk, least=1, whole=True)
     require_generator(generator)
     _views(mean)
     _require_alike(mean, log_variance)
     mean, log_variance = promoted(mean), promoted(log_variance)
     total = mean.new_full(mean.shape[1:2], -math.inf)
-    for start in range(0, samples, chunk):
-        shape = (min(chunk, samples - start), *mean.shape)
+    for start in range(0, samples, 16):
+        shape = (min(16, samples - start), *mean.shape)
         noise = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
         log_q = -0.5 * (noise.square() + log_variance + _LOG_2PI).sum((1, 3))
         weights = log_joint(mean + (log_variance / 2).exp() * noise) - log_q
@@ -252,18 +228,11 @@ def importance_log_likelihood(
     return total - math.log(samples)
 
 
-class _Weights(NamedTuple):
-    """log p(z^1 … z^J) = −½ Σ_d [within Σ_j (z^j − z̄)² + between z̄²] + L constant."""
-
-    within: float
-    between: float
-    constant: float
-
-
-def _weights(prior: str, sigma2: float, views: int) -> _Weights:
+def _weights(prior: str, sigma2: float, views: int) -> tuple[float, float, float]:
+    """a, b and c of log p(z^1 … z^J) = −½ Σ_d [a Σ_j (z^j − z̄)² + b z̄²] + L c."""
     require_choice("prior", prior, PRIORS)
     if prior == "standard":  # Σ_j z² = Σ_j (z − z̄)² + J z̄²
-        return _Weights(1.0, float(views), -0.5 * views * _LOG_2PI)
+        return 1.0, float(views), -0.5 * views * _LOG_2PI
     require_number("sigma2", sigma2, above=0)
     require(views >= 2, f"There is {views} view in a group; the prior {prior!r} needs at least 2.")
     log_s = math.log(sigma2)
@@ -275,11 +244,11 @@ def _weights(prior: str, sigma2: float, views: int) -> _Weights:
         ),
         "uniform": (0.0, (views - 1) * (_LOG_2PI + log_s) + math.log(views)),
     }[prior]
-    return _Weights(1 / sigma2, between, -0.5 * constant)
+    return 1 / sigma2, between, -0.5 * constant
 
 
 def _views(mean: Tensor) -> int:
-    _require_floating(mean=mean)
+    floating("mean", mean)
     require(mean.ndim >= 3, f"The latents have the shape {tuple(mean.shape)}; it must be (J, N, L).")
     return mean.shape[-3]
 
@@ -287,8 +256,8 @@ def _views(mean: Tensor) -> int:
 def _cross_entropy(x: Tensor, logits: Tensor) -> Tensor:
     _require_images(x, logits)
     logits = promoted(logits)
-    x = promoted(x).expand_as(logits)
-    return F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none").sum((-3, -2, -1))
+    x = x.expand_as(logits).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((-3, -2, -1))
 
 
 def _require_floating(**tensors: Tensor) -> None:

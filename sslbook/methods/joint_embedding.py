@@ -12,41 +12,49 @@ from sslbook.methods.method import Method
 from sslbook.models import Encoder, projector
 
 
-class JointEmbedding(Method):
-    """`g(h(x))` for all k views in one forward pass (batch norm sees all kN views), then the loss between them.
+class Embedding(Method):
+    """An encoder h, and a projector g of `widths` and output width `dim` (see `models.projector`); `encode` gives h."""
 
-    `widths` are those of `models.projector`; `encode` gives h, before the projector.
-    """
-
-    def __init__(self, encoder: Encoder, widths: tuple[int, ...], pair_loss: Callable[..., Tensor], views: int = 2):
+    def __init__(self, encoder: Encoder, widths: tuple[int, ...]):
         super().__init__()
-        self.encoder, self.projector, self.pair_loss = encoder, projector(encoder.dim, widths), pair_loss
-        self.views = views
-
-    def loss(self, batch):
-        projections = self.projector(self.encoder(batch.views.flatten(0, 1))).chunk(self.views)
-        return self.pair_loss(*map(self.gather, projections)), {}
+        self.encoder, self.projector = encoder, projector(encoder.dim, widths)
+        self.dim = widths[-1] if widths else encoder.dim
 
     def encode(self, images):
         return self.encoder(images)
 
+    def project(self, views: Tensor) -> Tensor:
+        """Projections (kN, D) of views (k, N, C, H, W), in one forward pass: batch norm sees all kN views."""
+        return self.projector(self.encoder(views.flatten(0, 1)))
+
+
+class JointEmbedding(Embedding):
+    """An `Embedding` with a loss between the projections of the views."""
+
+    def __init__(self, encoder: Encoder, widths: tuple[int, ...], pair_loss: Callable[..., Tensor], views: int = 2):
+        super().__init__(encoder, widths)
+        self.pair_loss, self.views = pair_loss, views
+
+    def loss(self, batch):
+        return self.pair_loss(*map(self.gather, self.project(batch.views).chunk(self.views))), {}
+
 
 @dataclass(frozen=True)
-class Pairwise(Part):
-    """Base of the parts whose method is a `JointEmbedding`: a projector of `widths` and a `pair_loss`.
-
-    Without widths there is no head: the loss acts on the features. `views`, the views of each image in a step, are two
-    unless a part says otherwise.
-    """
+class Headed(Part):
+    """Base of the parts with a projector of `widths`; without widths the loss acts on the features."""
 
     widths: tuple[int, ...] = (128,)
-    views: ClassVar[int] = 2
 
     def validate(self):
-        require(
-            all(width >= 1 for width in self.widths),
-            f"{type(self).__name__}.widths is {self.widths}; each must be at least 1.",
-        )
+        name = type(self).__name__
+        require(all(width >= 1 for width in self.widths), f"{name}.widths is {self.widths}; each must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Pairwise(Headed):
+    """Base of the parts whose method is a `JointEmbedding`, with a `pair_loss` and so many `views` of each image."""
+
+    views: ClassVar[int] = 2
 
     def build(self, encoder: Encoder, about: Info) -> JointEmbedding:
         """The method around `encoder`, with PyTorch's default initialisation."""

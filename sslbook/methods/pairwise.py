@@ -28,7 +28,7 @@ class SimCLR(Pairwise, slot="method"):
 
     def validate(self):
         super().validate()
-        require(self.beta > 0, f"SimCLR.beta is {self.beta}; it must be positive.")
+        self.limit("beta", above=0)
 
     def pair_loss(self, z1, z2):
         if self.loss == "info_nce":
@@ -50,8 +50,8 @@ class MatchingGap(Pairwise, slot="method"):
 
     def validate(self):
         super().validate()
-        require(self.epsilon >= 0, f"MatchingGap.epsilon is {self.epsilon}; it must be at least 0.")
-        require(self.views >= 2, f"MatchingGap.views is {self.views}; it must be at least 2.")
+        self.limit("epsilon", least=0)
+        self.limit("views", least=2)
         require(
             self.views == 2 or self.epsilon > 0,
             f"MatchingGap.epsilon is {self.epsilon}; with {self.views} views it must be positive.",
@@ -73,8 +73,7 @@ class VICReg(Pairwise, slot="method"):
 
     def validate(self):
         super().validate()
-        for name in ("invariance", "variance", "covariance"):
-            require(getattr(self, name) >= 0, f"VICReg.{name} is {getattr(self, name)}; it must be at least 0.")
+        self.limit("invariance", "variance", "covariance", least=0)
 
     def pair_loss(self, z1, z2):
         weights = {"invariance": self.invariance, "variance": self.variance, "covariance": self.covariance}

@@ -7,6 +7,7 @@ average of the weights, and batch norm of its own.
 import copy
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from sslbook import losses
 from sslbook.config import Part, require
 from sslbook.data import Info
-from sslbook.methods.joint_embedding import Pairwise
+from sslbook.methods.joint_embedding import Embedding, Headed, Pairwise
 from sslbook.methods.method import Method
 from sslbook.models import Encoder, projector
 
@@ -31,25 +32,10 @@ class BarlowTwins(Pairwise, slot="method"):
 
     def validate(self):
         super().validate()
-        require(self.scale > 0, f"BarlowTwins.scale is {self.scale}; it must be positive.")
+        self.limit("scale", above=0)
 
     def pair_loss(self, z1, z2):
         return self.scale * losses.barlow_twins(z1, z2)
-
-
-class Embedding(Method):
-    """An encoder and a projector, and what they make of both views in one forward pass."""
-
-    def __init__(self, encoder: Encoder, widths: tuple[int, ...]):
-        super().__init__()
-        self.encoder, self.projector = encoder, projector(encoder.dim, widths)
-
-    def encode(self, images):
-        return self.encoder(images)
-
-    def project(self, views: Tensor) -> Tensor:
-        """Projections (2N, D) of views (2, N, C, H, W)."""
-        return self.projector(self.encoder(views.flatten(0, 1)))
 
 
 class Twin(Embedding):
@@ -80,12 +66,11 @@ class Twin(Embedding):
 class Predicting(Twin):
     """BYOL, or SimSiam where there is no twin: a predictor finds from one view the target of the other."""
 
-    def __init__(self, encoder, widths, predictor: tuple[int, ...], momentum: float | None):
+    def __init__(self, encoder, widths, predictor: tuple[int, ...], momentum: float | None = None):
         Twin.__init__(self, encoder, widths, momentum or 0.0, rising=True)
         if momentum is None:
             del self.twin
-        dim = widths[-1] if widths else encoder.dim
-        self.predictor, self.has_twin = projector(dim, (*predictor, dim)), momentum is not None
+        self.predictor, self.has_twin = projector(self.dim, (*predictor, self.dim)), momentum is not None
 
     def loss(self, batch):
         z = self.project(batch.views)
@@ -99,22 +84,20 @@ class Predicting(Twin):
 
 
 @dataclass(frozen=True)
-class _Targeted(Part):
-    """What these methods share: a projector of `widths`."""
+class _Targeted(Headed):
+    """What these methods share: a projector, and a `network` that takes the fields of the part by name."""
 
-    widths: tuple[int, ...] = (128,)
+    network: ClassVar[type[Embedding]]
+
+    def build(self, encoder: Encoder, about: Info) -> Method:
+        """The method around `encoder`, with PyTorch's default initialisation."""
+        return self.network(encoder, **vars(self))
 
     def validate(self):
-        name = type(self).__name__
-        require(all(width >= 1 for width in self.widths), f"{name}.widths is {self.widths}; each must be at least 1.")
-        momentum = getattr(self, "momentum", 0.0)
-        require(0 <= momentum <= 1, f"{name}.momentum is {momentum}; it lies in 0 … 1.")
-        for field in ("temperature", "epsilon", "teacher_temperature"):
-            value = getattr(self, field, 1.0)
-            require(value > 0, f"{name}.{field} is {value}; it must be positive.")
-        for field in ("queue", "prototypes", "refits"):
-            value = getattr(self, field, 1)
-            require(value >= 1, f"{name}.{field} is {value}; it must be at least 1.")
+        super().validate()
+        self.limit(*{"momentum"} & {*vars(self)}, least=0, most=1)
+        self.limit(*{"temperature", "epsilon", "teacher_temperature"} & {*vars(self)}, above=0)
+        self.limit(*{"queue", "prototypes", "refits"} & {*vars(self)}, least=1)
 
 
 @dataclass(frozen=True)
@@ -125,10 +108,7 @@ class SimSiam(_Targeted, slot="method"):
     """
 
     predictor: tuple[int, ...] = (64,)
-
-    def build(self, encoder: Encoder, about: Info) -> Method:
-        """The method around `encoder`, with PyTorch's default initialisation."""
-        return Predicting(encoder, self.widths, self.predictor, None)
+    network: ClassVar = Predicting
 
 
 @dataclass(frozen=True)
@@ -140,10 +120,7 @@ class BYOL(_Targeted, slot="method"):
 
     predictor: tuple[int, ...] = (64,)
     momentum: float = 0.99
-
-    def build(self, encoder: Encoder, about: Info) -> Method:
-        """The method around `encoder`, with PyTorch's default initialisation."""
-        return Predicting(encoder, self.widths, self.predictor, self.momentum)
+    network: ClassVar = Predicting
 
 
 class Queueing(Twin):
@@ -152,7 +129,7 @@ class Queueing(Twin):
     def __init__(self, encoder, widths, momentum: float, queue: int, temperature: float):
         super().__init__(encoder, widths, momentum, rising=False)
         self.temperature = temperature
-        self.register_buffer("queue", torch.randn(queue, widths[-1] if widths else encoder.dim))
+        self.register_buffer("queue", torch.randn(queue, self.dim))
 
     def loss(self, batch):
         q1, q2 = map(self.gather, self.project(batch.views).chunk(2))
@@ -175,10 +152,7 @@ class MoCo(_Targeted, slot="method"):
     momentum: float = 0.99
     queue: int = 4096
     temperature: float = 0.2
-
-    def build(self, encoder: Encoder, about: Info) -> Method:
-        """The method around `encoder`, with PyTorch's default initialisation."""
-        return Queueing(encoder, self.widths, self.momentum, self.queue, self.temperature)
+    network: ClassVar = Queueing
 
 
 class Clustering(Embedding):
@@ -186,7 +160,7 @@ class Clustering(Embedding):
 
     def __init__(self, encoder, widths, prototypes: int, temperature: float, epsilon: float):
         super().__init__(encoder, widths)
-        self.prototypes = nn.Linear(widths[-1] if widths else encoder.dim, prototypes, bias=False)
+        self.prototypes = nn.Linear(self.dim, prototypes, bias=False)
         self.temperatures = {"temperature": temperature, "epsilon": epsilon}
 
     def loss(self, batch):
@@ -205,10 +179,7 @@ class SwAV(_Targeted, slot="method"):
     prototypes: int = 128
     temperature: float = 0.1
     epsilon: float = 0.05
-
-    def build(self, encoder: Encoder, about: Info) -> Method:
-        """The method around `encoder`, with PyTorch's default initialisation."""
-        return Clustering(encoder, self.widths, self.prototypes, self.temperature, self.epsilon)
+    network: ClassVar = Clustering
 
 
 class Regrouping(Embedding):
@@ -216,10 +187,9 @@ class Regrouping(Embedding):
 
     def __init__(self, encoder, widths, prototypes: int, queue: int, refits: int, temperature: float):
         super().__init__(encoder, widths)
-        dim = widths[-1] if widths else encoder.dim
         self.refits, self.temperature = refits, temperature
-        self.register_buffer("queue", torch.zeros(queue, dim))
-        self.register_buffer("centroids", torch.randn(prototypes, dim))
+        self.register_buffer("queue", torch.zeros(queue, self.dim))
+        self.register_buffer("centroids", torch.randn(prototypes, self.dim))
         self.register_buffer("next_centroids", self.centroids.clone())
         self.register_buffer("refitted", torch.zeros((), dtype=torch.long))
 
@@ -265,6 +235,7 @@ class DeepCluster(_Targeted, slot="method"):
     queue: int = 4096
     refits: int = 100
     temperature: float = 0.1
+    network: ClassVar = Regrouping
 
     def validate(self):
         super().validate()
@@ -273,17 +244,13 @@ class DeepCluster(_Targeted, slot="method"):
             f"DeepCluster.prototypes is {self.prototypes}; the queue of {self.queue} must hold at least as many.",
         )
 
-    def build(self, encoder: Encoder, about: Info) -> Method:
-        """The method around `encoder`, with PyTorch's default initialisation."""
-        return Regrouping(encoder, self.widths, self.prototypes, self.queue, self.refits, self.temperature)
-
 
 class Distilling(Twin):
     """DINO: the student's distribution over outputs for one view follows the slow twin's for the other."""
 
-    def __init__(self, encoder, widths, prototypes: int, momentum: float, temperatures: tuple[float, float]):
+    def __init__(self, encoder, widths, prototypes: int, momentum: float, temperature, teacher_temperature):
         super().__init__(encoder, (*widths, prototypes), momentum, rising=True)
-        self.temperatures = dict(zip(("student_temperature", "teacher_temperature"), temperatures, strict=True))
+        self.temperatures = {"student_temperature": temperature, "teacher_temperature": teacher_temperature}
         self.register_buffer("centre", torch.zeros(prototypes))
 
     def loss(self, batch):
@@ -308,11 +275,7 @@ class DINO(_Targeted, slot="method"):
     momentum: float = 0.99
     temperature: float = 0.1
     teacher_temperature: float = 0.04
-
-    def build(self, encoder: Encoder, about: Info) -> Method:
-        """The method around `encoder`, with PyTorch's default initialisation."""
-        temperatures = (self.temperature, self.teacher_temperature)
-        return Distilling(encoder, self.widths, self.prototypes, self.momentum, temperatures)
+    network: ClassVar = Distilling
 
 
 class Classifying(Method):

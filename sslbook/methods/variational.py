@@ -39,12 +39,14 @@ class LatentVariable(Method):
     def loss(self, batch):
         """−Σ of all terms over images and views; the logs are the terms in nats for one view."""
         x = self.observed(batch.views)
-        posterior = (t.unflatten(0, x.shape[:2]).float() for t in self.encoder.posterior(x.flatten(0, 1)))
-        mean, log_variance = posterior
+        mean, log_variance = self._posterior(x)
         z = mean + (log_variance / 2).exp() * batch.noise[0].transpose(0, 1)
         terms = self.part.terms(x, self._output(z), mean, log_variance)
         rows = self.gather(torch.stack(list(terms.values()), dim=1))
         return -rows.sum(), dict(zip(terms, rows.mean(0) / self.views, strict=True))
+
+    def _posterior(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.unflatten(0, x.shape[:2]).float() for t in self.encoder.posterior(x.flatten(0, 1)))
 
     def encode(self, images):
         return self.encoder(self.observed(images))
@@ -71,7 +73,7 @@ class LatentVariable(Method):
         See `losses.importance_log_likelihood`. What the views share, and J, is that of the part.
         """
         x = self.observed(views)
-        mean, log_variance = (t.unflatten(0, x.shape[:2]).float() for t in self.encoder.posterior(x.flatten(0, 1)))
+        mean, log_variance = self._posterior(x)
         about = {"likelihood": self.part.likelihood, "sigma_x2": self.part.sigma_x2}
 
         def log_joint(z: Tensor) -> Tensor:
@@ -133,10 +135,9 @@ class Variational(Part):
     least_views: ClassVar[int] = 1
 
     def validate(self):
-        name, least = type(self).__name__, self.least_views
-        require(self.views >= least, f"{name}.views is {self.views}; it must be at least {least}.")
-        require(self.sigma_x2 > 0, f"{name}.sigma_x2 is {self.sigma_x2}; it must be positive.")
-        require(self.entropy_weight > 0, f"{name}.entropy_weight is {self.entropy_weight}; it must be positive.")
+        name = type(self).__name__
+        self.limit("views", least=self.least_views)
+        self.limit("sigma_x2", "entropy_weight", above=0)
         require(
             self.binarised or self.likelihood != "bernoulli",
             f"{name}.likelihood is 'bernoulli' and {name}.binarised is False; grey pixels have no such likelihood, so "
@@ -197,7 +198,7 @@ class BetaVAE(Variational, slot="method"):
 
     def validate(self):
         super().validate()
-        require(self.beta > 0, f"BetaVAE.beta is {self.beta}; it must be positive.")
+        self.limit("beta", above=0)
 
     def terms(self, x, x_hat, mean, log_variance):
         terms = super().terms(x, x_hat, mean, log_variance)
@@ -217,7 +218,7 @@ class CRVAE(Variational, slot="method"):
 
     def validate(self):
         super().validate()
-        require(self.consistency > 0, f"CRVAE.consistency is {self.consistency}; it must be positive.")
+        self.limit("consistency", above=0)
 
     def terms(self, x, x_hat, mean, log_variance):
         terms = super().terms(x, x_hat, mean, log_variance)
@@ -244,7 +245,7 @@ class SimVAE(Variational, slot="method"):
 
     def validate(self):
         super().validate()
-        require(self.sigma2 > 0, f"SimVAE.sigma2 is {self.sigma2}; it must be positive.")
+        self.limit("sigma2", above=0)
 
     @property
     def prior_scale(self):

@@ -6,14 +6,13 @@ from sslbook.metrics.manifold import (
     affinity_nearest,
     affinity_random,
     diameter,
-    local_dimension,
     neighbor_count,
     tangents,
 )
 from sslbook.metrics.neighbors import agreement_limit, knn_accuracy, label_agreement, two_nn
 from sslbook.metrics.nnk import Neighborhood, nnk
 from sslbook.metrics.probes import linear_probe, mlp_probe, ridge_probe
-from sslbook.metrics.similarity import alignment, cka, neighborhood_overlap, uniformity
+from sslbook.metrics.similarity import alignment, cka, uniformity
 from sslbook.metrics.spectrum import (
     alpha_req,
     effective_rank,
@@ -43,10 +42,8 @@ __all__ = [
     "knn_accuracy",
     "label_agreement",
     "linear_probe",
-    "local_dimension",
     "mlp_probe",
     "neighbor_count",
-    "neighborhood_overlap",
     "nnk",
     "pca_unexplained",
     "rank",

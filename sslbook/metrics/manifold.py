@@ -85,16 +85,6 @@ def tangents(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | N
     return Tangents(torch.cat(basis), (dimension.cumsum(0) - dimension)[back], dimension[back])
 
 
-def local_dimension(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | None = None) -> Tensor:
-    """Low-rank dimension (Q,) of the neighbourhoods, that of their `tangents`.
-
-    >>> line = torch.linspace(0, 1, 9)[:, None] * torch.ones(3)
-    >>> metrics.local_dimension(metrics.nnk(line, k=4, kernel="gaussian", bandwidth=1.0), line).unique()
-    tensor([1])
-    """
-    return tangents(neighborhood, queries, candidates).dimension
-
-
 @torch.no_grad()
 def affinity(neighborhood: Neighborhood, own: Tangents, others: Tangents | None = None) -> Tensor:
     """Mean affinity (Q,) of the tangents of a query with those of all its NNK neighbours, in [0, 1]; 1 if all is flat.
@@ -117,10 +107,10 @@ def affinity(neighborhood: Neighborhood, own: Tangents, others: Tangents | None 
     return found
 
 
-def affinity_nearest(neighborhood: Neighborhood, own: Tangents, others: Tangents | None = None) -> Tensor:
+def affinity_nearest(neighborhood: Neighborhood, own: Tangents) -> Tensor:
     """`affinity` (Q,) with the nearest NNK neighbour alone, which the companion code compares."""
     nearest = (neighborhood.weights > 0).cumsum(1) == 1
-    return affinity(neighborhood._replace(weights=neighborhood.weights * nearest), own, others)
+    return affinity(neighborhood._replace(weights=neighborhood.weights * nearest), own)
 
 
 def affinity_random(own: Tangents, others: Tangents | None = None, *, seed: int = 0) -> Tensor:
@@ -148,7 +138,7 @@ def _padded(tangents: Tangents, at: Tensor) -> Tensor:
 def _chunks(neighborhood: Neighborhood, candidates: int, width: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Some queries (C,), the indices (C, w) of their NNK neighbours, nearest first, and where these are not padding.
 
-    Queries of like count come together, so that there is little padding.
+    Queries are sorted by count, so that there is little padding.
     """
     inside, most = neighborhood.weights > 0, int(neighborhood.indices.max())
     require(most < candidates, f"The neighbourhood names candidate {most}; there are {candidates}.")

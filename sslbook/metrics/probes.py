@@ -138,7 +138,6 @@ def mlp_probe(
         require_number(name, value, least=least, whole=True)
     train, validation, test = _standardised(train, validation, test, dtype=torch.float32)
     classes, train_labels = train_labels.unique(return_inverse=True)
-    hidden = hidden or train.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Linear(train.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, len(classes)))

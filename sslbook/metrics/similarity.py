@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslbook.config import require, require_number
-from sslbook.metrics.neighbors import nearest, scores
+from sslbook.metrics.neighbors import scores
 from sslbook.tensors import finite, promoted, unit
 
 
@@ -61,18 +61,6 @@ def cka(x: Tensor, y: Tensor) -> float:
     own = (x.T @ x).norm() * (y.T @ y).norm()
     require(bool(own > 0), "All features of x or of y are equal; their alignment is undefined.")
     return float((y.T @ x).square().sum() / own)
-
-
-@torch.no_grad()
-def neighborhood_overlap(x: Tensor, y: Tensor, *, k: int = 10) -> float:
-    """Mean share, in [0, 1], of the k nearest others by cosine similarity that an image has in both x and y.
-
-    `x` is (N, D1), `y` (N, D2), `k` in 1 … N − 1. Unrelated features share k/(N − 1) on average.
-    """
-    x, y = map(unit, _pairs(x=x, y=y, same=False))
-    require_number("k", k, least=1, most=len(x) - 1, whole=True)
-    graphs = zip(nearest(x, x, k, others=True), nearest(y, y, k, others=True))
-    return sum(int((a[:, :, None] == b[:, None]).sum()) for (*_, a), (*_, b) in graphs) / (k * len(x))
 
 
 def _pairs(*, same: bool = True, **features: Tensor) -> list[Tensor]:

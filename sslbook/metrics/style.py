@@ -12,7 +12,7 @@ def augmentation_factors(draws: Draws, size: tuple[int, int]) -> dict[str, Tenso
     """What was done to each of N views of images of `size` (H, W): a dictionary of (N,) float by name.
 
     - `x` (to the right) and `y` (down): from the centre of the image to that of the crop, in widths and heights of the
-      image, as the view shows them: mirrored where the view is mirrored, for the view alone tells no other.
+      image, with the sign flipped in mirrored views.
     - `area`: the share of the image's area that is kept. `ratio`: the logarithm of the crop's width over its height.
     - `flip`, `vertical` and `gray`: 0 or 1.
     - `brightness`, `contrast`, `saturation` and `hue`: the columns of `Draws.factors`.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sslbook.config import Part, require
 from sslbook.data import Info
-from sslbook.models.resnet import BasicBlock, Encoder
+from sslbook.models.resnet import BasicBlock, Encoder, _conv
 
 
 class GaussianEncoder(Encoder):
@@ -36,14 +36,9 @@ class GaussianEncoder(Encoder):
         super().__init__(trunk, dim, mean, std)
         self.head = nn.Linear(width, 2 * dim)
 
-    def before(self, images: Tensor) -> Tensor:
-        """The features (N, width) of which μ and log v are linear functions."""
-        return self.trunk_of(images)
-
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean μ and log-variance log v, each (N, dim)."""
-        mean, log_variance = self.head(self.before(images)).chunk(2, dim=1)
-        return mean, log_variance
+        """Mean μ and log-variance log v, each (N, dim), linear functions of `before`."""
+        return self.head(self.before(images)).chunk(2, dim=1)
 
     def forward(self, images):
         return self.posterior(images)[0]
@@ -72,7 +67,7 @@ class MLP(Part, slot="encoder"):
     widths: tuple[int, ...] = (2000, 500, 500)
 
     def validate(self):
-        require(self.dim >= 1, f"MLP.dim is {self.dim}; it must be at least 1.")
+        self.limit("dim", least=1)
         _require_widths(self, "widths", self.widths)
 
     def build(self, about: Info, mean: Tensor, std: Tensor) -> GaussianEncoder:
@@ -112,9 +107,9 @@ class GaussianResNet(Part, slot="encoder"):
     widths: tuple[int, ...] = (32, 64, 128)
 
     def validate(self):
-        require(self.dim >= 1, f"GaussianResNet.dim is {self.dim}; it must be at least 1.")
+        self.limit("dim", least=1)
         # As for ResNet: fewer channels are not safe on every processor.
-        require(self.stem >= 8, f"GaussianResNet.stem is {self.stem}; it must be at least 8.")
+        self.limit("stem", least=8)
         _require_widths(self, "widths", self.widths, least=8)
 
     def build(self, about: Info, mean: Tensor, std: Tensor) -> GaussianEncoder:
@@ -125,7 +120,7 @@ class GaussianResNet(Part, slot="encoder"):
         channels, *sides = about.shape
         height, width = _starting_sides(sides, 2 ** len(self.widths), type(self).__name__)
         layers = [
-            nn.Conv2d(channels, self.stem, 3, padding=1, bias=False),
+            _conv(channels, self.stem),
             nn.BatchNorm2d(self.stem),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
@@ -154,7 +149,7 @@ class ConvDecoder(Part, slot="decoder"):
     widths: tuple[int, ...] = (256, 128, 64)
 
     def validate(self):
-        require(self.start >= 8, f"ConvDecoder.start is {self.start}; it must be at least 8.")
+        self.limit("start", least=8)
         _require_widths(self, "widths", self.widths, least=8)
 
     def build(self, dim: int, about: Info) -> nn.Sequential:
@@ -174,33 +169,16 @@ class ConvDecoder(Part, slot="decoder"):
         return nn.Sequential(*layers, last)
 
 
-class TransposedBlock(nn.Module):
-    """`BasicBlock` with transposed convolutions: (N, channels_in, H, W) to (N, channels_out, stride·H, stride·W)."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int):
-        super().__init__()
-        self.residual = nn.Sequential(
-            _transposed(channels_in, channels_out, 3, stride),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-            _transposed(channels_out, channels_out, 3, 1),
-            nn.BatchNorm2d(channels_out),
-        )
-        same = stride == 1 and channels_in == channels_out
-        self.shortcut = (
-            nn.Identity()
-            if same
-            else nn.Sequential(_transposed(channels_in, channels_out, 1, stride), nn.BatchNorm2d(channels_out))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.residual(x) + self.shortcut(x)).relu()
-
-
 def _transposed(channels_in: int, channels_out: int, size: int, stride: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(
         channels_in, channels_out, size, stride, padding=size // 2, output_padding=stride - 1, bias=False
     )
+
+
+class TransposedBlock(BasicBlock):
+    """`BasicBlock` with transposed convolutions: (N, channels_in, H, W) to (N, channels_out, stride·H, stride·W)."""
+
+    conv = staticmethod(_transposed)
 
 
 def _starting_sides(sides: list[int], factor: int, name: str) -> list[int]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sslbook import files
 from sslbook.checkpoints import load
 from sslbook.config import require, require_choice
-from sslbook.models.resnet import Encoder
+from sslbook.models.resnet import Encoder, _conv
 from sslbook.tensors import floating
 
 SIDE = 224
@@ -132,10 +132,6 @@ class Bottleneck(nn.Module):
         return (self.bn3(self.conv3(residual)) + (x if self.downsample is None else self.downsample(x))).relu()
 
 
-def _conv(channels_in: int, channels_out: int, size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2, bias=False)
-
-
 def _trunk(width: int, blocks: tuple[int, ...]) -> nn.Sequential:
     """A residual network without classifier and without memory for its weights; its names are torchvision's."""
     with torch.device("meta"):
@@ -170,19 +166,19 @@ class PretrainedEncoder(Encoder):
         return super().forward(resized(images.expand(-1, 3, -1, -1)))
 
 
-def resized(images: Tensor, side: int = SIDE) -> Tensor:
-    """Images (N, C, H, W) in [0, 1] at `side`×`side` pixels: the shorter side is scaled to `side`, the middle is kept.
+def resized(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) in [0, 1] at `SIDE`×`SIDE` pixels: the shorter side is scaled to it, the middle is kept.
 
     Scaling is bicubic and antialiased, as in Pillow, and clipped to [0, 1]: the rule of Ericsson et al. (2021).
     Images of that size stay as they are.
     """
     shape = images.shape[-2:]
-    if tuple(shape) == (side, side):
+    if tuple(shape) == (SIDE, SIDE):
         return images
-    size = [side * length // min(shape) for length in shape]
+    size = [SIDE * length // min(shape) for length in shape]
     images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    top, left = (round((length - side) / 2) for length in size)
-    return images[..., top : top + side, left : left + side]
+    top, left = (round((length - SIDE) / 2) for length in size)
+    return images[..., top : top + SIDE, left : left + SIDE]
 
 
 def pretrained(name: str, file) -> PretrainedEncoder:

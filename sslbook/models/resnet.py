@@ -31,7 +31,7 @@ class ResNet(Part, slot="encoder"):
 
     def validate(self):
         # With fewer channels the channels-last convolutions of PyTorch 2.11 overrun their memory on AVX2 processors.
-        require(self.width >= 8, f"ResNet.width is {self.width}; it must be at least 8.")
+        self.limit("width", least=8)
         require(
             len(self.blocks) > 0 and min(self.blocks) >= 1,
             f"ResNet.blocks is {self.blocks}; it must list at least one stage of at least one block.",
@@ -67,20 +67,22 @@ class BasicBlock(nn.Module):
     (N, channels_in, H, W) to (N, channels_out, H/stride, W/stride), rounded up.
     """
 
+    conv = staticmethod(_conv)
+
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()
         self.residual = nn.Sequential(
-            _conv(channels_in, channels_out, stride=stride),
+            self.conv(channels_in, channels_out, 3, stride),
             nn.BatchNorm2d(channels_out),
             nn.ReLU(inplace=True),
-            _conv(channels_out, channels_out),
+            self.conv(channels_out, channels_out, 3, 1),
             nn.BatchNorm2d(channels_out),
         )
         same = stride == 1 and channels_in == channels_out
         self.shortcut = (
             nn.Identity()
             if same
-            else nn.Sequential(_conv(channels_in, channels_out, 1, stride), nn.BatchNorm2d(channels_out))
+            else nn.Sequential(self.conv(channels_in, channels_out, 1, stride), nn.BatchNorm2d(channels_out))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,10 +108,10 @@ class Encoder(nn.Module):
         self.register_buffer("mean", mean.float().view(1, -1, 1, 1).clone())
         self.register_buffer("std", std.float().view(1, -1, 1, 1).clone())
 
-    def trunk_of(self, images: Tensor) -> Tensor:
+    def before(self, images: Tensor) -> Tensor:
         """What the trunk computes of the normalised images."""
         normalised = (images - self.mean) / self.std
         return self.trunk(normalised.contiguous(memory_format=torch.channels_last))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.trunk_of(images).mean(dim=(2, 3))
+        return self.before(images).mean(dim=(2, 3))

@@ -20,6 +20,10 @@ _PROVENANCE = "getattr(__import__('sys').modules.get('sslbook.pages'), 'provenan
 """What a kernel that has loaded `sslbook.pages` says of itself; of others nothing is known."""
 
 
+_PLAIN = "(lambda value: value.item() if getattr(value, 'shape', None) == () else value)"
+"""Makes of a scalar of NumPy or PyTorch the number that the text is to show: 8, not np.int64(8)."""
+
+
 class KernelEngine(Engine):
     """Executes a notebook for papermill, with the answers to its roles and what made it in its metadata.
 
@@ -91,7 +95,7 @@ class Client(PapermillNotebookClient):
         found = roles(cell.source)
         if not found:
             return
-        results = self._ask([expression for _, expression in found])
+        results = self._ask([f"{_PLAIN}(({expression}))" for _, expression in found])
         cell.metadata["user_expressions"] = [
             {"expression": expression, "result": result} for (_, expression), result in zip(found, results, strict=True)
         ]

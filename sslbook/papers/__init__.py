@@ -9,7 +9,7 @@ import os
 import pkgutil
 from collections.abc import Callable
 
-from sslbook.config import require, require_known
+from sslbook.config import require, require_choice, require_known
 from sslbook.files import Damaged, absolute
 from sslbook.ledger import Claim, Verdict
 from sslbook.papers.cost import CORE, FAST, gpu_hours
@@ -52,8 +52,7 @@ def names() -> list[str]:
 
 def paper(name: str) -> Paper:
     """The paper in the folder of this name. Raises `ValueError` if there is none."""
-    known = names()
-    require(name in known, f"The paper is {name!r}; allowed are {', '.join(map(repr, known))}.")
+    require_choice("The paper", name, names())
     found = importlib.import_module(f"{__name__}.{name}").PAPER
     require(found.name == name, f"The paper in the folder {name!r} calls itself {found.name!r}; the names must agree.")
     return found

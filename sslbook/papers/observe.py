@@ -90,7 +90,7 @@ def held_out(config: Config) -> ImageSet:
     test = data.load(config.data.name, "test")
     if config.data.images is None:
         return test
-    return test.subset(data.balanced_order(test.fine, seed=3)[: config.data.images // 5])
+    return test.balanced(config.data.images // 5, seed=3)
 
 
 def pairs(config: Config, train: ImageSet) -> tuple[ImageSet, Tensor, Tensor]:

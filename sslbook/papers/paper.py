@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sslbook import data, hardware, ledger, runs
-from sslbook.config import Config, require, require_known
+from sslbook.config import Config, require, require_choice, require_known
 from sslbook.data import Data
 from sslbook.files import Damaged
 from sslbook.ledger import Claim, FromRuns, Verdict
@@ -35,11 +35,9 @@ class Finished(NamedTuple):
 
 def check(profile: str, dataset: str | None = None, seeds=None, device: str | None = None) -> None:
     """Raise `ValueError` with the allowed values if a notebook parameter is not one of them."""
-    require(profile in PROFILES, f"profile is {profile!r}; allowed are {', '.join(map(repr, PROFILES))}.")
-    require(
-        dataset is None or dataset in data.SETS,
-        f"dataset is {dataset!r}; allowed are None, {', '.join(map(repr, data.SETS))}.",
-    )
+    require_choice("profile", profile, PROFILES)
+    if dataset is not None:
+        require_choice("dataset", dataset, (None, *data.SETS))
     whole = isinstance(seeds, (list, tuple)) and all(type(s) is int and 0 <= s < 2**31 for s in seeds)
     require(
         seeds is None or (whole and 0 < len(seeds) == len(set(seeds))),
@@ -81,8 +79,7 @@ class Paper:
 
         Raises `ValueError` for an unknown figure, profile or data set, and for seeds that are not different integers.
         """
-        allowed = ", ".join(map(repr, self.plans))
-        require(figure in self.plans, f"figure is {figure!r}; allowed are {allowed}.")
+        require_choice("figure", figure, self.plans)
         check(profile, dataset, seeds)
         planned = self.plans[figure](profile)
         if seeds is not None:

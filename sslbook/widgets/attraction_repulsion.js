@@ -1,5 +1,3 @@
-const RADIANS = Math.PI / 180;
-
 // What one anchor θ contributes, with its twin and its negatives: Prop. 3.1 and the forces along the circle.
 function anchor(theta, twin, others, beta) {
   const s = others.map((other) => Math.cos(other - theta));
@@ -21,8 +19,7 @@ export default explorer({
     const angles = Array.from({ length: images }, (_, i) =>
       [0, 1].map((k) => (place(i) + spread * data[2 * i + k]) * RADIANS));
     const terms = angles.map(([theta, twin], i) => anchor(theta, twin, angles.filter((_, j) => j !== i).flat(), beta));
-    const mean = (name) => terms.reduce((total, term) => total + term[name], 0) / images;
-    const [loss, bound] = [mean("loss"), mean("bound")];
+    const [loss, bound] = ["loss", "bound"].map((name) => mean(terms.map((term) => term[name])));
 
     const [cx, cy, radius] = [width / 2, height / 2 - 15, Math.min(width, 400) * 0.33];
     const at = (theta, r = 1) => [cx + radius * r * Math.cos(theta), cy - radius * r * Math.sin(theta)];
@@ -44,13 +41,12 @@ export default explorer({
         <circle cx="${x}" cy="${y}" r="5.5"/>`;
     });
     const [hx, hy] = at(place(0) * RADIANS, 0.78);
-    const legend = [["c0", "twin pulls"], ["c1", "nearest pushes"], ["c2", "all push"]];
+    const words = [["c0", "➔", "twin pulls"], ["c1", "➔", "nearest pushes"], ["c2", "➔", "all push"]];
     const picture = `<circle cx="${cx}" cy="${cy}" r="${radius}" fill="none" stroke="currentColor" opacity="0.35"/>
       ${one.join("")}
       <g data-drag="turn"><circle cx="${hx}" cy="${hy}" r="15" fill="currentColor" fill-opacity="0.1" stroke="currentColor"/>
       <text x="${hx}" y="${hy + 4.5}" text-anchor="middle">1</text></g>
-      ${legend.map(([colour, text], i) => `<text x="${cx + (i - 1) * Math.min(130, width / 3)}" y="${height - 8}" text-anchor="middle"
-        ><tspan fill="var(--${colour})" font-weight="bold">➔</tspan> ${text}</text>`).join("")}`;
+      ${legend(words, width, height - 8)}`;
     return {
       picture,
       label: `${images} images on a circle, two views each, ${spread}° apart in spread. From each first view an arrow ` +

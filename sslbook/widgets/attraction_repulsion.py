@@ -25,8 +25,8 @@ class AttractionRepulsion(Explorer):
     turn = slider(0, -180, 180, 1, "Image 1 moved by (or drag it)", "°")
     numbers: ClassVar = {"loss": "Loss", "bound": "Upper bound", "gap": "Gap", "limit": "Largest possible gap"}
 
-    def __init__(self, seed: int = 11, **values):
-        self._draws = torch.randn(MOST, 2, generator=torch.Generator().manual_seed(seed))
+    def __init__(self, **values):
+        self._draws = torch.randn(MOST, 2, generator=torch.Generator().manual_seed(11))
         super().__init__(data=self._draws.numpy().tobytes(), **values)
 
     def angles(self) -> torch.Tensor:

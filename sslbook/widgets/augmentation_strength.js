@@ -12,9 +12,8 @@ export default explorer({
     const frame = STEPS * options.knob.indexOf(knob) + strength / 10;
     const [kept, flipped, gray, apart, ...boxes] = rows.subarray(frame * ROW, (frame + 1) * ROW - 1);
     const end = (f) => 4 * rows.length + (f < 0 ? 0 : rows[(f + 1) * ROW - 1]);
-    const picture = (f) => `data:image/webp;base64,${btoa(String.fromCharCode(...data.subarray(end(f - 1), end(f))))}`;
     const [across, down] = [TILE * COLUMNS - 2, (TILE * VIEWS) / COLUMNS - 2];
-    const sheet = (f, style) => `<image href="${picture(f)}" width="${across}" height="${down}"
+    const sheet = (f, style) => `<image href="${webp(data.subarray(end(f - 1), end(f)))}" width="${across}" height="${down}"
       style="image-rendering: pixelated; ${style}"/>`;
 
     const narrow = width < 560;

@@ -1,15 +1,14 @@
 """One image, and what one augmentation or a whole policy makes of it, by strength (Cosentino et al. 2022, Table 2)."""
 
 import functools
-import io
 from typing import ClassVar
 
 import torch
 
 from sslbook import data, plotting, views
-from sslbook.widgets.base import Explorer, choice, slider
+from sslbook.widgets.base import Explorer, choice, slider, webp
 
-VIEWS, COLUMNS = 12, 4
+VIEWS, COLUMNS, IMAGE, SEED = 12, 4, 39, 7
 STRENGTHS = range(0, 101, 10)
 
 _NOTHING = {"crop": (1, 1), "jitter": (0, 0, 0, 0), "flip": 0, "grayscale": 0}
@@ -42,10 +41,10 @@ def _typical() -> float:
     return float(2 * images.var(0).sum())
 
 
-def look(knob: str, strength: float, image: int, seed: int) -> tuple[dict, torch.Tensor, torch.Tensor]:
+def look(knob: str, strength: float) -> tuple[dict, torch.Tensor, torch.Tensor]:
     """The numbers, the boxes of the crops (12, 4; as in `views.Draws`) and the views (12, 3, 32, 32)."""
-    policy, source = scaled(KNOBS[knob], strength / 100), data.load("shapes", "test").images[image]
-    draws = policy.draw(VIEWS, source.shape[1:], torch.Generator().manual_seed(seed))
+    policy, source = scaled(KNOBS[knob], strength / 100), data.load("shapes", "test").images[IMAGE]
+    draws = policy.draw(VIEWS, source.shape[1:], torch.Generator().manual_seed(SEED))
     seen = policy.apply(source.expand(VIEWS, -1, -1, -1), draws)
     numbers = {
         "kept": 100 * float(draws.box[:, 2:].prod(1).double().mean()) / source[0].numel(),
@@ -57,26 +56,22 @@ def look(knob: str, strength: float, image: int, seed: int) -> tuple[dict, torch
 
 
 @functools.cache
-def _frames(image: int, seed: int) -> bytes:
+def _frames() -> bytes:
     """For each knob and strength a row of float32 (numbers, 12 boxes, end of its picture); then the pictures, WebP."""
     rows, pictures = [], b""
     for knob in KNOBS:
         for strength in STRENGTHS:
-            numbers, boxes, seen = look(knob, strength, image, seed)
-            pictures += _webp(seen)
+            numbers, boxes, seen = look(knob, strength)
+            pictures += webp(_sheet(seen))
             rows.append([*numbers.values(), *boxes.flatten().tolist(), len(pictures)])
     return torch.tensor(rows).numpy().tobytes() + pictures
 
 
-def _webp(seen) -> bytes:
-    """The views (N, 3, H, W) as one lossless picture, 4 in a row with 2 transparent pixels between them."""
-    from matplotlib.image import imsave
-
+def _sheet(seen) -> torch.Tensor:
+    """The views (N, 3, H, W) as one picture, 4 in a row with 2 transparent pixels between them."""
     tiles = torch.nn.functional.pad(torch.cat([seen, torch.ones_like(seen[:, :1])], 1), (0, 2, 0, 2))
     sheet = tiles.unflatten(0, (-1, COLUMNS)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-2, :-2]
-    pixels, options = (sheet * 255).round().byte().numpy(), {"lossless": True}
-    imsave(buffer := io.BytesIO(), pixels, format="webp", origin="upper", pil_kwargs=options)
-    return buffer.getvalue()
+    return (sheet * 255).round().byte()
 
 
 class AugmentationStrength(Explorer):
@@ -94,13 +89,12 @@ class AugmentationStrength(Explorer):
         "apart": "Distance of two views, over that of two images",
     }
 
-    def __init__(self, image: int = 39, seed: int = 7, **values):
-        self._chance = image, seed
-        super().__init__(data=_frames(image, seed), **values)
+    def __init__(self, **values):
+        super().__init__(data=_frames(), **values)
 
     def compute(self) -> dict:
-        return look(self.knob, self.strength, *self._chance)[0]
+        return look(self.knob, self.strength)[0]
 
     def still(self):
-        rows = {knob: look(knob, 100, *self._chance)[2][:8] for knob in KNOBS}
+        rows = {knob: look(knob, 100)[2][:8] for knob in KNOBS}
         return plotting.sheet(torch.cat(list(rows.values())), [title for knob in rows for title in [knob] + [""] * 7])

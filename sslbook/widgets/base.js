@@ -13,6 +13,14 @@ function written(value, digits = Number.isInteger(value) ? 0 : Math.abs(value) <
   return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
 }
 
+const RADIANS = Math.PI / 180;
+const mean = (values) => values.reduce((a, b) => a + b) / values.length;
+const webp = (part) => `data:image/webp;base64,${btoa(Array.from(part, (b) => String.fromCharCode(b)).join(""))}`;
+
+// Markup of entries [colour, mark, text] beside each other in the middle of the picture.
+const legend = (entries, width, y) => entries.map(([colour, mark, text], i) => `<text x="${width / 2 + (i - 1) * Math.min(130, width / 3.2)}"
+  y="${y}" text-anchor="middle"><tspan fill="var(--${colour})" font-weight="bold">${mark}</tspan> ${text}</text>`).join("");
+
 // Markup of a (height, width) picture of gray bytes, `size` pixels wide with its corner at (x, y).
 function image(pixels, width, height, x, y, size) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });

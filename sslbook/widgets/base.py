@@ -1,6 +1,8 @@
 """What the explorers share: the link of sliders, picture and numbers, with and without Python behind them."""
 
+import functools
 import inspect
+import io
 import json
 from pathlib import Path
 from typing import ClassVar
@@ -8,7 +10,7 @@ from typing import ClassVar
 import anywidget
 import traitlets
 
-from sslbook import plotting
+from sslbook import papers, plotting
 from sslbook.config import require
 
 FOLDER = Path(__file__).parent
@@ -21,6 +23,23 @@ def slider(default: float, low: float, high: float, step: float, label: str, uni
     kind = traitlets.Int if isinstance(default, int) else traitlets.Float
     about = {"label": label, "unit": unit, "min": low, "max": high, "step": step}
     return kind(default, min=low, max=high).tag(sync=True, control=about)
+
+
+def webp(pixels) -> bytes:
+    """A picture of pixels (H, W, 4), bytes, without loss."""
+    from matplotlib.image import imsave
+
+    imsave(buffer := io.BytesIO(), pixels.numpy(), format="webp", origin="upper", pil_kwargs={"lossless": True})
+    return buffer.getvalue()
+
+
+@functools.cache
+def recorded(name: str, figure: str) -> list:
+    """The runs behind a figure of a paper at the profile `laptop`; raises `ValueError` if one is missing."""
+    planned = papers.paper(name).plan(figure)
+    found = papers.paper(name).find(planned)
+    require(len(found) == len(planned), f"Runs of the figure {figure} at `laptop` are missing; name the runs to show.")
+    return found
 
 
 def choice(default: str, options, label: str):

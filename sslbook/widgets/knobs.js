@@ -27,12 +27,11 @@ export default explorer({
     const wide = width - left - 4;
     const tall = Math.min((wide * rows) / columns, height - 60 - (narrow ? 280 : 0));
     const top = narrow ? 300 : 100;
-    const picture = btoa(Array.from(data.subarray(end(cell - 1), end(cell)), (b) => String.fromCharCode(b)).join(""));
     return {
       picture: `${frame}${dots.join("")}
         <text x="${panel.width - 8}" y="16" text-anchor="end" font-weight="bold" fill="var(--c1)">${names[cell]}</text>
         <text x="${left}" y="${top - 8}">views; below, as the run draws them</text>
-        <image href="data:image/webp;base64,${picture}" x="${left}" y="${top}" width="${wide}" height="${tall}"
+        <image href="${webp(data.subarray(end(cell - 1), end(cell)))}" x="${left}" y="${top}" width="${wide}" height="${tall}"
           preserveAspectRatio="xMinYMin" style="image-rendering: pixelated"/>`,
       label: `Cell ${cell}, ${names[cell]}: content ${written(told[cell])} by the ${content}, style ${written(style[cell])}, ` +
         `beside the other cells, and views with their reconstructions.`,

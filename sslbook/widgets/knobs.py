@@ -1,7 +1,5 @@
 """Recorded runs of SimVAE, one change of its settings after the other: content, style and reconstructions."""
 
-import functools
-import io
 from typing import ClassVar
 
 import torch
@@ -9,21 +7,12 @@ import traitlets
 
 from sslbook import plotting
 from sslbook.config import require
-from sslbook.papers.paper import Finished
 from sslbook.papers.simvae import KNOBS, PAPER
 from sslbook.papers.simvae.figures import strip
-from sslbook.widgets.base import Explorer, choice, slider
+from sslbook.widgets.base import Explorer, choice, recorded, slider, webp
 
 CONTENT = {"linear probe": "linear", "20 nearest neighbours": "knn", "MLP probe": "mlp"}
 SHOWN = (*CONTENT.values(), "style", "ratio", "rebuilt", "active")
-
-
-@functools.cache
-def _recorded() -> list[Finished]:
-    planned = PAPER.plan("knobs", "laptop")
-    found = PAPER.find(planned)
-    require(len(found) == len(planned), "Runs of the knobs at `laptop` are missing; name the runs to show.")
-    return found
 
 
 def _sheet(arrays: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -31,13 +20,6 @@ def _sheet(arrays: dict[str, torch.Tensor]) -> torch.Tensor:
     views, own = (arrays[name][-1] for name in ("views", "own_views"))
     n = min(len(views), 8 if views.shape[1] == 1 else 4)
     return torch.cat([strip(views[:n]), strip(own[:n])])
-
-
-def _webp(sheet: torch.Tensor) -> bytes:
-    from matplotlib.image import imsave
-
-    imsave(buffer := io.BytesIO(), sheet.numpy(), format="webp", pil_kwargs={"lossless": True})
-    return buffer.getvalue()
 
 
 class Knobs(Explorer):
@@ -59,7 +41,7 @@ class Knobs(Explorer):
     }
 
     def __init__(self, found=None, **values):
-        found = found or _recorded()
+        found = found or recorded("simvae", "knobs")
         frame = PAPER.frame(found)
         frame = frame[frame.epoch == frame.groupby("run").epoch.transform("max")]
         means = frame.groupby("knob")[list(SHOWN)].mean()
@@ -67,7 +49,7 @@ class Knobs(Explorer):
         self._means = torch.tensor(means.loc[list(KNOBS)].values.copy())
         firsts = {labels["knob"]: run for run, labels in reversed(found)}
         self._sheets = [_sheet(PAPER.arrays(firsts[knob])) for knob in KNOBS]
-        pictures = [_webp(sheet) for sheet in self._sheets]
+        pictures = [webp(sheet) for sheet in self._sheets]
         ends = torch.tensor([len(picture) for picture in pictures]).cumsum(0)[:, None]
         head = torch.tensor(self._sheets[0].shape[:2])
         table = torch.cat([self._means, ends], 1)

@@ -1,10 +1,8 @@
-const RADIANS = Math.PI / 180;
 const NAMES = ["one", "two", "three", "four", "five", "six"];
 const N = NAMES.length;
 const each = (f) => NAMES.map((_, i) => f(i));
 const grid = (f) => each((i) => each((j) => f(i, j)));
 const turned = (square) => grid((i, j) => square[j][i]);
-const mean = (values) => values.reduce((a, b) => a + b) / values.length;
 const diagonal = (square) => mean(each((i) => square[i][i]));
 const logSumExp = (values) => {
   const most = Math.max(...values);

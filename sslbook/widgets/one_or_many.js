@@ -1,4 +1,3 @@
-const RADIANS = Math.PI / 180;
 const IMAGES = 316;
 const side = (width) => Math.min(width, 400);
 
@@ -30,7 +29,7 @@ export default explorer({
     const both = (i, half) => stroke(i, best, "c1", half) + stroke(i, pieces[i], "c0", half);
     const [x, y] = at(place);
     const size = side(width);
-    const legend = [["c1", "━", "one for all"], ["c0", "━", "own piece"], ["c2", "■", "regions met"]];
+    const words = [["c1", "━", "one for all"], ["c0", "━", "own piece"], ["c2", "■", "regions met"]];
     const picture = `<g transform="translate(${width / 2} ${size / 2}) scale(${size / 2800})" fill="none">
       <path d="${[...met].map((k) => cells[k]).join("")}" fill="var(--c2)" fill-opacity="0.25"/>
       <path d="${cells[regions[place]]}" fill="var(--c2)" fill-opacity="0.6"/>
@@ -38,8 +37,7 @@ export default explorer({
       ${curve(arc, IMAGES - 1, 'stroke-width="8" stroke-dasharray="10 30"')}${curve(0, arc, 'stroke-width="8"')}
       ${images.filter((i) => i % 12 === 6).map((i) => both(i, 100)).join("")}${both(place, 300)}
       <circle data-drag="place" cx="${x}" cy="${y}" r="95" fill="currentColor" fill-opacity="0.1" stroke="currentColor" stroke-width="8"/></g>
-      ${legend.map(([colour, mark, text], i) => `<text x="${width / 2 + (i - 1) * Math.min(130, width / 3)}" y="${size + 18}"
-        text-anchor="middle"><tspan fill="var(--${colour})" font-weight="bold">${mark}</tspan> ${text}</text>`).join("")}`;
+      ${legend(words, width, size + 18)}`;
     return {
       picture,
       label: `An arc of ${arc}° in a square that a projector cuts into ${cells.length} regions, of which the arc meets ${met.size}. ` +

@@ -11,7 +11,7 @@ from torch import Tensor
 from sslbook import data, lie, metrics, plotting, views
 from sslbook.widgets.base import Explorer, choice, slider
 
-SIZE, COPIES, SHOWN = 32, 200, 100
+SIZE, COPIES, SHOWN, SEED = 32, 200, 100, 8
 REACHES = range(0, 101, 5)
 
 # On the homogeneous coordinates (right, up, 1) from the centre, in pixels; ε of a copy is at most `FULL`.
@@ -23,9 +23,9 @@ GENERATORS["translation"][0, 2] = 1
 
 
 @functools.cache
-def pictures(seed: int) -> dict[str, Tensor]:
+def pictures() -> dict[str, Tensor]:
     """Two pictures (32, 32) in [0, 1], float64: the pixel of `lie.orbit_rank`, and the luminance of a star."""
-    chance, pixel = np.random.default_rng(seed), torch.zeros(SIZE, SIZE, dtype=torch.float64)
+    chance, pixel = np.random.default_rng(SEED), torch.zeros(SIZE, SIZE, dtype=torch.float64)
     pixel[chance.integers(0, SIZE), chance.integers(0, SIZE)] = 1
     star = data.load("shapes", "test").images[36].double() / 255
     return {"one pixel": pixel, "a star": views.gray(star[None])[0, 0]}
@@ -43,12 +43,12 @@ def moved(picture: Tensor, group: str, epsilon: Tensor) -> Tensor:
     return values.where(inside, 0).view(-1, SIZE, SIZE)
 
 
-def spectrum(picture: Tensor, group: str, reach: float, seed: int) -> Tensor:
+def spectrum(picture: Tensor, group: str, reach: float) -> Tensor:
     """Eigenvalues (200,), descending, of the centred covariance of 200 copies, ε uniform between 0 and `reach` %.
 
-    The draws are those of `lie.orbit_rank` with this seed; what does not exceed its threshold, 1e-10, is set to 0.
+    The draws are those of `lie.orbit_rank` with the seed `SEED`; what does not exceed its threshold, 1e-10, is 0.
     """
-    chance = np.random.default_rng(seed)
+    chance = np.random.default_rng(SEED)
     chance.integers(0, SIZE), chance.integers(0, SIZE)
     epsilon = reach / 100 * FULL[group] * torch.from_numpy(chance.uniform(size=COPIES))
     copies = moved(picture, group, epsilon).flatten(1)
@@ -63,15 +63,15 @@ def counts(eigenvalues: Tensor) -> dict:
 
 
 @functools.cache
-def _frames(seed: int) -> bytes:
+def _frames() -> bytes:
     """For each picture, group and reach a row of float32: two counts, 100 shares of the variance; then the pictures."""
     rows = []
-    for picture in pictures(seed).values():
+    for picture in pictures().values():
         for group in FULL:
             for reach in REACHES:
-                values = spectrum(picture, group, reach, seed)
+                values = spectrum(picture, group, reach)
                 rows.append(torch.cat([torch.tensor([*counts(values).values()]), _shares(values)]))
-    return torch.cat([*rows, *(picture.flatten() for picture in pictures(seed).values())]).float().numpy().tobytes()
+    return torch.cat([*rows, *(picture.flatten() for picture in pictures().values())]).float().numpy().tobytes()
 
 
 def _shares(eigenvalues: Tensor) -> Tensor:
@@ -94,21 +94,20 @@ class Orbits(Explorer):
         "similarity": "Cosine of the first and the last copy",
     }
 
-    def __init__(self, seed: int = 8, **values):
-        self._seed = seed
-        super().__init__(data=_frames(seed), **values)
+    def __init__(self, **values):
+        super().__init__(data=_frames(), **values)
 
     def compute(self) -> dict:
-        picture = pictures(self._seed)[self.picture]
+        picture = pictures()[self.picture]
         last = moved(picture, self.group, torch.tensor([self.reach / 100 * FULL[self.group]]).double())[0]
         cosine = (picture * last).sum() / (picture.norm() * last.norm()).clamp(min=1e-12)
-        return counts(spectrum(picture, self.group, self.reach, self._seed)) | {"similarity": float(cosine)}
+        return counts(spectrum(picture, self.group, self.reach)) | {"similarity": float(cosine)}
 
     def still(self):
         ax = plotting.axes()
         ax.set(yscale="log", ylim=(1e-5, 1), xlabel="direction", ylabel="share of the variance")
         for group in FULL:
-            shares = _shares(spectrum(pictures(self._seed)[self.picture], group, 100, self._seed))
+            shares = _shares(spectrum(pictures()[self.picture], group, 100))
             ax.plot(range(1, SHOWN + 1), shares.where(shares > 1e-12, torch.nan), label=group)
         ax.legend()
         return ax.figure

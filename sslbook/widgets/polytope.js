@@ -101,12 +101,10 @@ export default explorer({
       ...chosen.map((j) => dot(near[j], 4.8, 'fill="var(--c1)"')),
       dot(query, 11, 'data-drag="query" fill="var(--c0)" fill-opacity="0.35" stroke="var(--c0)" stroke-width="2"'),
     ];
-    const legend = [["c0", "●", "query"], ["c1", "●", "neighbour"], ["c2", "■", "room for more"]];
-    const words = legend.map(([colour, mark, text], i) => `<text x="${width / 2 + (i - 1) * Math.min(130, width / 3.2)}"
-      y="${size + 18}" text-anchor="middle"><tspan fill="var(--${colour})">${mark}</tspan> ${text}</text>`);
+    const words = [["c0", "●", "query"], ["c1", "●", "neighbour"], ["c2", "■", "room for more"]];
     return {
       picture: `<g transform="translate(${(width - size) / 2} 0)">${frame}<path d="${strips.join("")}" fill="var(--c2)"
-        fill-opacity="0.25"/>${outline}${marks.join("")}</g>${words.join("")}`,
+        fill-opacity="0.25"/>${outline}${marks.join("")}</g>${legend(words, width, size + 18)}`,
       label: `A query at (${written(x, 2)}, ${written(y, 2)}) with ${k} candidates in the plane. ${chosen.length} of them are NNK ` +
         `neighbours; of the others, ${cut} are cut off by a single neighbour.`,
       numbers: { count: chosen.length, diameter, error, cut, others: rejected.length - cut },

@@ -6,7 +6,6 @@ const MARKS = [
   (x, y, colour) => `<path d="M${x - 7} ${y}l7 -7l7 7l-7 7Z" fill="none" stroke="${colour}" stroke-width="2"/>`,
 ];
 
-const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const distance = (a, b) => Math.sqrt(mean(a.map((value, j) => (value - b[j]) ** 2)));
 
 function median(values) {

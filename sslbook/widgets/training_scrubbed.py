@@ -1,6 +1,5 @@
 """Recorded runs, epoch by epoch, the three strengths side by side (Cosentino et al. 2022, Figs. 1 and 4 to 7)."""
 
-import functools
 from typing import ClassVar
 
 import torch
@@ -10,8 +9,7 @@ from sslbook import plotting
 from sslbook.config import require
 from sslbook.papers.geometry import PAPER
 from sslbook.papers.geometry.plan import COLOURS, DASHES, STRENGTHS
-from sslbook.papers.paper import Finished
-from sslbook.widgets.base import Explorer, choice, slider
+from sslbook.widgets.base import Explorer, choice, recorded, slider
 
 CURVES = {
     "singular values of W (Fig. 1)": "projector",
@@ -29,21 +27,13 @@ MEASURES = {
 }
 
 
-@functools.cache
-def _shipped() -> list[Finished]:
-    planned = PAPER.plan("main", "laptop")
-    found = PAPER.find(planned)
-    require(len(found) == len(planned), "Records of the main runs at `laptop` are missing; name the runs to show.")
-    return found
-
-
-def _gather(found: list[Finished]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def _gather(found: list) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Kept epochs (T,), means of each curve over seeds (T, 3, ·), means and deviations of each measure (T, 3, 2).
 
     Epochs kept by `Config.early` alone are left out, so that the steps are even.
     """
     config = found[0].run.config
-    even = sorted({round(i * config.epochs / config.snapshots) for i in range(config.snapshots + 1)})
+    even = config.replace(early=()).snapshot_epochs
     kept = [config.snapshot_epochs.index(epoch) for epoch in even]
     frame = PAPER.frame(found)
     frame = frame[frame.epoch.isin(even)]
@@ -84,7 +74,7 @@ class TrainingScrubbed(Explorer):
     }
 
     def __init__(self, found=None, **values):
-        self._epochs, self._curves, self._measures = _gather(found or _shipped())
+        self._epochs, self._curves, self._measures = _gather(found or recorded("geometry", "main"))
         count = len(self._epochs)
         head = torch.tensor([count, *(curve.shape[2] for curve in self._curves.values())])
         parts = [head, self._epochs, *self._curves.values(), *self._measures.values()]

@@ -54,14 +54,8 @@ def _ordered(says: str, statistic: Statistic, *, falling: bool = False) -> tuple
 
 def _repulsion_correlation(frame: pd.DataFrame, strength: str) -> pd.Series:
     """Of the repulsion parts of loss and bound over kept epochs; the shared attraction is taken out of both."""
-
-    def of_seed(group: pd.DataFrame) -> float:
-        group = group.sort_values("epoch")
-        pull = 2.0 * group.invariance
-        return float(np.corrcoef(group.loss - pull, group.upper - pull)[0, 1])
-
-    groups = frame[frame.strength == strength].groupby("seed")
-    return pd.Series({seed: of_seed(group) for seed, group in groups}, dtype=float)
+    pull = 2.0 * frame.invariance
+    return _curve_correlation(frame.assign(loss=frame.loss - pull, upper=frame.upper - pull), strength)
 
 
 def _least_gap(frame: pd.DataFrame, strength: str) -> pd.Series:

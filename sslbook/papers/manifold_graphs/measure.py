@@ -199,7 +199,7 @@ def _parts(config: Config, name: str, size: int) -> dict[str, ImageSet]:
     """The images of a transfer set, in colour and `size` pixels wide and high."""
     counts = {"bank": ("train", BANK), "validation": ("validation", VALIDATION), "test": ("test", TEST)}
     most = (config.data.images or 5 * BANK) // 5
-    parts = {part: _part(data.load(name, split), min(n, most)) for part, (split, n) in counts.items()}
+    parts = {part: data.load(name, split).balanced(min(n, most), seed=2) for part, (split, n) in counts.items()}
     return {part: replace(each, images=data.as_colour(each.images, size)) for part, each in parts.items()}
 
 
@@ -207,15 +207,10 @@ def _source(config: Config) -> dict[str, ImageSet]:
     """Images of the set that a run was trained on."""
     validation = data.load(config.data.name, "validation")
     return {
-        "bank": _part(data.load_train(config.data), SOURCE_BANK),
-        "validation": _part(validation, min(TEST, config.data.images or TEST)),
+        "bank": data.load_train(config.data).balanced(SOURCE_BANK, seed=2),
+        "validation": validation.balanced(min(TEST, config.data.images or TEST), seed=2),
         "test": held_out(config),
     }
-
-
-def _part(images: ImageSet, n: int) -> ImageSet:
-    """A fixed class-balanced part of at most n images, in random order."""
-    return images.subset(data.balanced_order(images.fine, seed=2)[:n])
 
 
 def _content(bank: _Labelled, validation: _Labelled, test: _Labelled) -> dict[str, float]:

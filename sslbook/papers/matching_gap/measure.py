@@ -38,8 +38,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     """
     train, test = data.load_train(run.config.data), held_out(run.config)
     _, first, second = pairs(run.config, train)
-    validation = data.load(run.config.data.name, "validation")
-    validation = validation.subset(data.balanced_order(validation.fine, seed=3)[: len(test)])
+    validation = data.load(run.config.data.name, "validation").balanced(len(test), seed=3)
     images = {"bank": train.images, "queries": test.images, "validation": validation.images}
     images |= {"first": first, "second": second}
     for _, method, h in observe(run, images, device):
@@ -115,7 +114,7 @@ def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
     method = config.method
     epsilon = 1 / method.beta if hasattr(method, "beta") else getattr(method, "epsilon", EPSILON)
     require(epsilon in EPSILONS, f"Run {config.id} has epsilon {epsilon}; it is measured at {EPSILONS}.")
-    row = {name: float(values) for name, values in arrays.items() if values.ndim == 0 and name != "distance_edges"}
+    row = {name: float(values) for name, values in arrays.items() if values.ndim == 0}
     row |= {name: float(arrays[name][EPSILONS.index(epsilon)]) for name in OF_EPSILON}
     for name in ("encoder", "projector"):
         row[f"{name}_rank"] = metrics.effective_rank(arrays[name])

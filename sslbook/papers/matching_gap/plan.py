@@ -113,5 +113,4 @@ def grid(profile: str) -> list[Planned]:
 
 
 PLANS = {"main": main, "epsilon": epsilons, "batch": batches, "views": views, "grid": grid}
-SWEEP = ("epsilon", "batch")
-"""`views` is declared, and no page needs its runs."""
+SWEEP = ("epsilon", "batch", "views")

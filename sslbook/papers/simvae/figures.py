@@ -31,15 +31,6 @@ def beside_random(page, name: str) -> pd.DataFrame:
     return pd.concat([ends, starts[starts.method == starts.method.iloc[0]].assign(method=RANDOM)], ignore_index=True)
 
 
-def table(frame: pd.DataFrame, columns: dict[str, str], by: str = "method", digits: int = 3) -> pd.DataFrame:
-    """Mean ± standard deviation (of several seeds) of columns with titles, for each value of a label."""
-    groups = frame.groupby(by, sort=False)[list(columns)]
-    both = (groups.mean().round(digits) + 0.0, groups.std(ddof=1))  # no −0
-    mean, deviation = (part.map(f"{{:.{digits}f}}".format) for part in both)
-    shown = (mean + (" ± " + deviation).replace(" ± nan", "")).where(groups.count() > 0, "")
-    return shown.rename(columns=columns).rename_axis(None)
-
-
 def terms(page, name: str) -> pd.DataFrame:
     """The terms of the bound through training on a set, in nats for a view, of the latent-variable models."""
     rows = []

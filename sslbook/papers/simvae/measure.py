@@ -65,9 +65,9 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     """
     config = run.config
     train = data.load_train(config.data)
-    sets = {"bank": _part(train, BANK, 2)}
+    sets = {"bank": train.balanced(BANK, seed=2)}
     for name, most in (("validation", VALIDATION), ("test", TEST)):
-        sets[name] = _part(data.load(config.data.name, name), min(most, len(train)), 3)
+        sets[name] = data.load(config.data.name, name).balanced(min(most, len(train)), seed=3)
     seen = {"bank": sets["bank"].images, "validation": sets["validation"].images}
     seen["test"] = sets["test"].images[:VIEWED].repeat(VIEWS, 1, 1, 1)
     views, done = {}, {}
@@ -132,11 +132,6 @@ def fresh_decoder(features: Tensor, images: Tensor, *, passes: int = 5):
         (drawn - images[chosen]).square().mean().backward()
         optimizer.step()
     return torch.no_grad()(lambda z: network((z - mean) / deviation))
-
-
-def _part(images: ImageSet, n: int, seed: int) -> ImageSet:
-    """A fixed class-balanced part of at most n images, in random order."""
-    return images.subset(data.balanced_order(images.fine, seed=seed)[:n])
 
 
 def _before(method: Method, images: Tensor) -> Tensor:
