@@ -211,12 +211,13 @@ def test_every_finding_has_its_verdict_its_numbers_and_a_command_that_exists(app
             assert shown.count(f"| 0.5 (0.25 to 0.75) | 3 {unit} |") == sum(test.unit == unit for test in tests)
         assert f"`sslbook verdicts {id}`" in shown
         figure = getattr(claim.evidence, "figure", None)
-        retrain = re.search(r"`sslbook notebook (\S+) -p seeds '\[(.+?)\]'`", shown)
+        retrain = re.search(r"`pages\.Page\('(\w+)', '(\w+)', seeds=\[(.+?)\]\)\.measured\('(\S+)'\)`", shown)
         assert bool(retrain) == (figure is not None)
         if retrain:
-            assert (ROOT / retrain[1]).is_file()
-            seeds = set(map(int, retrain[2].split(", ")))
-            assert len(seeds) == 3 and not seeds & {config.seed for config, _ in paper.plan(figure)}
+            seeds = set(map(int, retrain[3].split(", ")))
+            assert retrain.groups()[::3] == (paper.name, id) and retrain[2] == figure and len(seeds) == 3
+            planned = {config.seed for of_paper in paper.plans for config, _ in paper.plan(of_paper)}
+            assert not seeds & planned
 
 
 def test_a_finding_without_runs_says_so(app, monkeypatch):

@@ -14,9 +14,10 @@ PLANNED = {
     planned.config.id: (paper, planned)
     for paper in PAPERS.values()
     for figure in paper.plans
-    for planned in paper.plan(figure, "laptop")
+    for profile in ("laptop", "paper")
+    for planned in paper.plan(figure, profile)
 }
-"""The runs that the papers plan at the scale of the book, by identity."""
+"""The runs that the papers plan beyond smoke, by identity."""
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)

@@ -36,5 +36,6 @@ PAPER = Paper(
     claims=CLAIMS,
     version=VERSION,
     colours=COLOURS,
+    shown=("main", "seeds"),
     sweep=("seeds",),
 )
