@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from filelock import FileLock, Timeout
@@ -12,6 +13,8 @@ from filelock import FileLock, Timeout
 from sslbook import data, notebooks
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine takes its time
+hypothesis.settings.load_profile("unhurried")
 pytest.register_assert_rewrite("tests.laws")
 
 

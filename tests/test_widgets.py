@@ -248,7 +248,7 @@ def test_scrubbed_numbers_are_means_and_deviations_over_the_seeds_of_the_records
         widgets.TrainingScrubbed([each for each in found if each.labels["strength"] != "moderate"])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.integers(-30, 10).map(lambda k: k / 20),
     st.integers(0, 300),

@@ -109,6 +109,7 @@ class Paper:
     def require_trainable(self, planned: list[Planned], device: str | None = None) -> None:
         """Raise `ValueError` if the missing runs would cost too much here (see `require_affordable`), or be in another
         precision than those that are there."""
+        hardware.check_device(device)
         require_affordable([config for config, _ in planned], device)
         found = [run for run, _ in self.find(planned)]
         runs.require_one_precision(found, "A figure", missing=len(planned) - len(found), device=device)
