@@ -102,10 +102,8 @@ def _run(options) -> int:
         else "These options plan no runs; `sslbook list` shows those that there are.",
     )
     for (paper, planned), (_, wanted) in zip(figure, chosen, strict=True):
-        if len(paper.find(wanted)) < len(wanted):
-            paper.require_trainable(
-                planned, options.device
-            )  # the figure as a whole: a batch asks for one run at a time
+        if len(paper.find(wanted)) < len(wanted):  # then of the figure as a whole: a batch asks for its runs one by one
+            paper.require_trainable(planned, options.device)
     for paper, planned in chosen:
         left = options.time_limit and options.time_limit - (time.monotonic() - started)
         for run, labels in paper.obtain(planned, device=options.device, time_limit=left):
