@@ -58,10 +58,13 @@ def test_figures_share_their_runs_and_other_figures_vary_one_thing():
         assert c.replace(epochs=8, snapshots=4, early=(), seed=1).id in baseline and c.epochs == 64
     assert configs("baseline", "paper") == configs("main", "paper")
     small = policy("small")
+    large = configs("main", "laptop")[2]
+    optims = [c.optim for c in configs("optimisers", "laptop")]
+    assert {c.replace(optim=large.optim, seed=11) for c in configs("optimisers", "laptop")} == {large}
+    assert len({type(optim) for optim in optims} | {LARS}) == 3 and large.optim not in optims
     controls = {labels["control"]: c for c, labels in PAPER.plan("controls", "laptop", seeds=[11])}
-    assert len(controls) == 7 and {c.epochs for c in controls.values()} == {64}
-    large = controls["large, SGD"].replace(optim=controls["large, 512"].optim)
-    assert large.replace(method=configs("main", "laptop")[2].method) == configs("main", "laptop")[2]
+    assert len(controls) == 5 and {c.epochs for c in controls.values()} == {64}
+    assert controls["large, 512"].replace(method=large.method) == large
     for c in configs("knobs", "laptop"):
         assert sum(getattr(c.views, f) != getattr(small, f) for f in ("crop", "flip", "jitter", "grayscale")) == 1
 

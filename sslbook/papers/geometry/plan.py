@@ -117,22 +117,32 @@ def tangents(profile: str) -> list[Planned]:
     return _by_strength(profile, _SEEDS[profile][:3], ("small", "large"), **changes[profile])
 
 
-def controls(profile: str) -> list[Planned]:
-    """Runs as long as the main ones, for three questions. No page shows them yet.
+def optimisers(profile: str) -> list[Planned]:
+    """The main runs with large augmentations under other optimisers: is the collapse the work of LARS?
 
-    Does the projector collapse with SGD and AdamW, too? Are crop or jitter alone enough? Does a network as projector
-    collapse?
+    It is not if the projector loses a third of its effective rank here, too, as `fig1-collapse` asks of LARS.
     """
-    large, small = policy("large"), policy("small")
     # Ours: the usual rates, no other was tried; weight decay and warm-up are those of LARS.
-    optimisers = {
+    kinds = {
         "SGD": SGD(learning_rate=0.05, weight_decay=1e-6, warmup=0.1),
         "AdamW": Adam(learning_rate=1e-3, weight_decay=1e-6, warmup=0.1),
     }
+    return [
+        Planned(_run(profile, seed, policy("large"), optim=optim), {"optimiser": name})
+        for seed in _SEEDS[profile][:2]
+        for name, optim in kinds.items()
+    ]
+
+
+def controls(profile: str) -> list[Planned]:
+    """Runs as long as the main ones, for two questions. No page shows them yet.
+
+    Are crop or jitter alone enough? Does a network as projector collapse?
+    """
+    large, small = policy("large"), policy("small")
     planned = []
     for seed in _SEEDS[profile][:2]:
-        runs = {f"large, {name}": _run(profile, seed, large, optim=optim) for name, optim in optimisers.items()}
-        runs |= {f"small + {knob}": _run(profile, seed, small.replace(**_KNOBS[knob])) for knob in ("crop", "jitter")}
+        runs = {f"small + {knob}": _run(profile, seed, small.replace(**_KNOBS[knob])) for knob in ("crop", "jitter")}
         runs |= {
             f"large, {_words(profile, hidden)}": _run(profile, seed, large, hidden=hidden)
             for hidden in ((1,), (16,), (4, 4))
@@ -143,7 +153,7 @@ def controls(profile: str) -> list[Planned]:
 
 PLANS = {"main": main, **{f"fig{i}": main for i in range(1, 10)}, "fig8": projectors}
 PLANS |= {"knobs": knobs, "losses": losses, "baseline": baseline}
-PLANS |= {"tangents": tangents, "controls": controls}
-"""All but the last five and `fig8` are drawn from the main runs."""
+PLANS |= {"tangents": tangents, "optimisers": optimisers, "controls": controls}
+"""All but the last six and `fig8` are drawn from the main runs."""
 
 SWEEP = ("fig8", "knobs", "losses", "baseline", "tangents")
