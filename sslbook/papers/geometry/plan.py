@@ -120,7 +120,7 @@ def tangents(profile: str) -> list[Planned]:
 def optimisers(profile: str) -> list[Planned]:
     """The main runs with large augmentations under other optimisers: is the collapse the work of LARS?
 
-    It is not if the projector loses a third of its effective rank here, too, as `fig1-collapse` asks of LARS.
+    It is not if the projector loses a tenth of its rank here, too, by each definition of `fig1-collapse`.
     """
     # Ours: the usual rates, no other was tried; weight decay and warm-up are those of LARS.
     kinds = {
