@@ -70,7 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--precision", choices=hardware.PRECISIONS, help="of forward passes; None: bfloat16 where it is fast"
     )
-    run.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop at a checkpoint before this much time")
+    run.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="stop before this much time, but after an epoch",
+    )
     run.add_argument("--ship", action="store_true", help="copy each finished run, without weights, to book/records")
     listing = add("list", _list, "list the runs behind a figure: identity, state, labels, seed, and what they cost")
     which(listing)

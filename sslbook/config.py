@@ -138,8 +138,8 @@ class Config(Part):
     """One training run.
 
     `epochs` counts passes over the training images (0 keeps the initial weights), `batch_size` images (not
-    views), `seed` decides initialisation, order and views. The weights are kept at `snapshots + 1` epochs, evenly
-    spaced from initialisation to the end, and at the epochs of `early`, where much changes in little time.
+    views), `seed` decides initialisation, order and views. The weights are kept at up to `snapshots + 1` epochs,
+    evenly spaced from initialisation to the end, and at the epochs of `early`, where much changes in little time.
     """
 
     data: Part

@@ -87,6 +87,8 @@ def check_device(name: str | None) -> None:
 def claim_device(name: str | None):
     """The device to compute on; a GPU is locked meanwhile, and without a number the first free one is taken.
 
+    On it float32 means float32: PyTorch's default is to round the factors of convolutions to TF32.
+
     Under `torchrun` each process has the GPU of its own number on its machine.
     """
     processes = world()
@@ -99,6 +101,7 @@ def claim_device(name: str | None):
     if name == "cpu" or not torch.cuda.is_available():
         yield "cpu"
         return
+    torch.backends.cudnn.allow_tf32 = False
     indices = range(torch.cuda.device_count()) if name in (None, "cuda") else [torch.device(name).index]
     # For everyone: the other user of a machine must not fail on a lock that is not theirs.
     locks = {i: filelock.FileLock(Path(tempfile.gettempdir(), f"sslbook-{_uuid(i)}.lock"), mode=0o666) for i in indices}

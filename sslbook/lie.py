@@ -89,9 +89,10 @@ def fit(x: Tensor, moved: Tensor, epsilon: float, *, penalty: float = 1e-3) -> T
         require_number(name, number, above=0)
     x, moved = (finite(name, value, 2).double() for name, value in (("x (N, n)", x), ("moved (N, n)", moved)))
     require(x.shape == moved.shape, f"x has shape {tuple(x.shape)}, moved {tuple(moved.shape)}; they must be equal.")
-    gram, eye = x.T @ x, torch.eye(x.shape[1], dtype=torch.float64)
+    gram, eye = x.T @ x, torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
     step = torch.linalg.solve(gram + penalty * gram.diagonal().mean() * eye, x.T @ (moved - x)).T
-    return torch.from_numpy(np.real(scipy.linalg.logm((eye + step).numpy())).copy()) / epsilon
+    logarithm = np.real(scipy.linalg.logm((eye + step).cpu().numpy()))
+    return torch.from_numpy(logarithm.copy()).to(x.device) / epsilon
 
 
 def rotate(images: Tensor, degrees, *, interpolation: str = "nearest") -> Tensor:
@@ -265,7 +266,7 @@ def optimal_energies(costs, width: int, beta: float = 2.0) -> Tensor:
     require_number("beta", beta, above=0)
     costs = finite("The list of costs", costs, 1, dtype=torch.float64) / beta
     cheapest = costs.argsort(stable=True)[:width]
-    levels = (1 + costs[cheapest].cumsum(0)) / torch.arange(1, len(cheapest) + 1)
+    levels = (1 + costs[cheapest].cumsum(0)) / torch.arange(1, len(cheapest) + 1, device=costs.device)
     level = levels[int((costs[cheapest] < levels).sum()) - 1]
     return torch.zeros_like(costs).index_copy(0, cheapest, (level - costs[cheapest]).clamp(min=0))
 

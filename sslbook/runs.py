@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -198,7 +199,8 @@ def require_one_precision(found: Iterable[Run], what: str, *, missing: int = 0, 
 
     `what` rests on them and on as many `missing` ones, which `device` would train (as in `ensure`).
     """
-    made = [{each["precision"] for each in (run.provenance, *run.provenance.get("earlier", []))} for run in found]
+    made = [(run.provenance, *run.provenance.get("earlier", [])) for run in found]
+    made = [{each.get("precision", "an unknown precision") for each in parts} for parts in made]
     counts = Counter(f"in {' and '.join(sorted(kinds))}" for kinds in made)
     if missing:
         to_come = hardware.precision(device or hardware.default())
@@ -216,12 +218,13 @@ def ensure(config: Config, *, device: str | None = None, time_limit: float | Non
 
     Two processes that ask for the same run do not train it twice: one trains, the other waits and reads. Those that
     `torchrun` started train it together, and the first of them locks it and writes. `device` is "cpu", "cuda" or
-    "cuda:0", …; the default is a free GPU where there is one, under `torchrun` one for each process.
+    "cuda:0", …; the default is a free GPU where there is one, under `torchrun` one for each process. `time_limit` is in
+    seconds, waiting among them; an epoch is trained even so.
 
     Raises `ValueError` for a directory of another configuration, an unknown device or missing data, and what
     `training.train` raises.
     """
-    processes, path = world(), folder() / config.id
+    began, processes, path = time.monotonic(), world(), folder() / config.id
     first = processes.rank == 0
     run = find(config)
     if processes.broadcast(run is not None):
@@ -240,7 +243,8 @@ def ensure(config: Config, *, device: str | None = None, time_limit: float | Non
             facts = provenance(chosen)  # the code that is running, not what lies there at the end
             facts = _started(path, facts) if first else facts
             images = data.load_train(config.data)
-            history, seconds, speed = training.train(config, images, path, device=chosen, time_limit=time_limit)
+            left = None if time_limit is None else time_limit - (time.monotonic() - began)
+            history, seconds, speed = training.train(config, images, path, device=chosen, time_limit=left)
         if first:
             facts |= {"seconds": round(seconds, 1)} | _speed(config, chosen, speed)
             _write_json(path / "provenance.json", facts)
@@ -281,8 +285,8 @@ def provenance(device: str) -> dict:
 
 
 def _speed(config: Config, device: str, speed: float | None) -> dict:
-    """Images per second, and what share of the GPUs' peak their arithmetic is (None where either is not known)."""
-    peak = hardware.PEAK.get(hardware.name(device))
+    """Images per second, and what share of the GPUs' peak in bfloat16 their arithmetic is (None where not known)."""
+    peak = hardware.PEAK.get(hardware.name(device)) if hardware.precision(device) == "bfloat16" else None
     share = speed * training.flop(config) / (peak * world().size) if speed and peak else None
     return {"images_per_second": speed and round(speed, 1), "share_of_peak": share and round(share, 4)}
 

@@ -43,7 +43,7 @@ class TimeLimit(RuntimeError):
 def build(config: Config, statistics: tuple[Tensor, Tensor] | None = None) -> Method:
     """The method with the initial weights that `config.seed` decides; `statistics`: mean and std (C,) of images."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         return _built(config.data.name, config.encoder, config.method, statistics)
 
 
@@ -67,9 +67,9 @@ def train(
     The speed is in images per second, the median over the epochs trained here (None without any): all that is part
     of a step, but neither compilation nor the writing of weights.
     Weights are written below `directory` at `config.snapshot_epochs`, checkpoints at ends of epochs every
-    `checkpoint_seconds`; two are kept, and the newest that is intact is continued. `time_limit` is in seconds.
-    Raises `Diverged`, `TimeLimit`, `OSError` where the disk fails, and `ValueError` if the batch is larger than the
-    data or too small for the processes.
+    `checkpoint_seconds`; two are kept, and the newest that is intact is continued. `time_limit` is in seconds; one
+    epoch is trained whatever it is. Raises `Diverged`, `TimeLimit`, `OSError` where the disk fails, and `ValueError` if
+    the batch is larger than the data or too small for the processes, or policies are given for another number of views.
     """
     steps = len(images) // config.batch_size
     require(
@@ -84,6 +84,11 @@ def train(
     started = time.monotonic()
     keep_memory()
     method = build(config, channel_statistics(images.images))
+    policies = getattr(config.views, "views", ())
+    require(
+        len(policies) in (0, method.views),
+        f"There are policies for {len(policies)} views, and the method takes {method.views}.",
+    )
     if processes.size > 1:
         method.gather = functools.partial(processes.gather, n=config.batch_size)
         if torch.device(device).type == "cuda":

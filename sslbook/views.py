@@ -91,8 +91,9 @@ class Policy(Part, slot="views"):
     def draw(self, n: int, size: tuple[int, int], generator=None, device=None) -> Draws:
         """Independent draws for `n` images of `size` (H, W), on `device` (by default the generator's, else the CPU).
 
-        All chance is one block of uniform numbers, (n, 35), drawn on the generator's device: the same generator gives
-        the same draws wherever the images lie, and with a generator on their own device nothing is synchronised.
+        All chance is one block of uniform numbers, (n, 35), and n more if `vertical` is above 0. They are drawn on the
+        generator's device: the same generator gives the same draws wherever the images lie, and with a generator on
+        their own device nothing is synchronised.
         """
         require_number("The number of images", n, least=0, whole=True)
         require_size(size)
@@ -243,11 +244,12 @@ def crop(x: Tensor, box: Tensor, flip: Tensor) -> Tensor:
         f"{len(x)} images need a flip each; flips must be a tensor of truth values (N,).",
     )
     height, width = x.shape[-2:]
-    top, left, h, w = box.to(x.dtype).unbind(1)
+    dtype = torch.promote_types(x.dtype, torch.float32)  # places in an image are too fine for half precision
+    top, left, h, w = box.to(dtype).unbind(1)
     columns = _source(left, w, width)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
     grid = torch.stack(torch.broadcast_tensors(columns[:, None], _source(top, h, height)[:, :, None]), dim=-1)
-    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    return F.grid_sample(x.to(dtype), grid, padding_mode="border", align_corners=False).to(x.dtype)
 
 
 def _source(start: Tensor, length: Tensor, size: int) -> Tensor:

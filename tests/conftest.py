@@ -45,10 +45,14 @@ def real_data(request):
     return root
 
 
+LONGEST = ["book", "book_notebooks", "notebooks", "explorers", "widgets", "accelerator", "training", "runs", "engine"]
+"""The files that take longest. The first three need the executed notebooks."""
+
+
 def pytest_collection_modifyitems(items):
-    """The files that need the executed notebooks come first, so that all processes share in executing them."""
-    needing = {item.path for item in items if "executed" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in needing)
+    """The longest files come first: all processes share in executing the notebooks, and end at about one time."""
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +62,9 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if worker else folder) / "executed"
     sources = sorted((root / "notebooks").rglob("*.ipynb"))
-    if worker and int(worker[2:]) % 2:
-        sources.reverse()  # from the other end: neighbours train the same runs, and one would wait for the other
+    if worker:  # each begins elsewhere: neighbours train the same runs, and one would wait for the other
+        start = int(worker[2:]) * len(sources) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        sources = sources[start:] + sources[:start]
     for timeout in (0, -1):  # copies that another process is making are waited for when all others are there
         for source in sources:
             copy = folder / "smoke" / source.relative_to(root)

@@ -59,6 +59,13 @@ def test_classes_are_colours_of_hair_and_two_colours_are_none(root):
         assert [celeba.HAIR[label] for label in celeba.load("celeba", split, root).fine] == [colour]
 
 
+def test_a_table_without_a_colour_is_named_with_it(root):
+    table = root / "celeba" / "list_attr_celeba.txt"
+    table.write_text(table.read_text().replace("Black_Hair", "Dark_Hair"))
+    with pytest.raises(ValueError, match=r"list_attr_celeba\.txt has no attribute Black_Hair; it is altered\."):
+        celeba.load("celeba", "train", root)
+
+
 def test_style_is_every_other_attribute(root):
     train = celeba.load("celeba", "train", root)
     assert {name: values.tolist() for name, values in train.factors.items()} == {

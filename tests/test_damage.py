@@ -204,6 +204,8 @@ def test_who_trained_an_interrupted_run_may_be_lost(folder):
     with pytest.warns(UserWarning, match=f"^{path / 'provenance.json'} is torn or altered; what trained"):
         run = runs.ensure(tiny(epochs=2, seed=9), device="cpu")
     assert run.provenance["earlier"] == [{}] and isinstance(run.history, pd.DataFrame)
+    with pytest.raises(ValueError, match=r"there are 1 in an unknown precision and (float32|bfloat16)\."):
+        runs.require_one_precision([run], "A figure")
 
 
 def writes(path, environment):

@@ -22,9 +22,9 @@ GENTLE = Policy(crop=(0.6, 1), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1))
 
 
 def small(method, encoder, optim, views) -> Config:
-    """Three epochs on `shapes`; a batch of 33 images leaves two processes shares of unequal size."""
+    """Two epochs on `shapes`; a batch of 33 images leaves two processes shares of unequal size."""
     parts = {"views": views, "encoder": encoder, "method": method, "optim": optim}
-    return Config(data=Data("shapes", 99), epochs=3, batch_size=33, seed=3, snapshots=1, **parts)
+    return Config(data=Data("shapes", 99), epochs=2, batch_size=33, seed=3, snapshots=1, **parts)
 
 
 CONFIGS = {

@@ -30,7 +30,11 @@ browser, page = test_book.browser, test_book.page
 STATIC = Path(__file__).parents[1] / "book" / "_static"
 SHOWN = {name: thing for name, thing in vars(widgets).items() if inspect.isclass(thing) and name != "Explorer"}
 each_explorer = pytest.mark.parametrize("name", SHOWN)
-SLID = [name for name, thing in SHOWN.items() if any("step" in control for control in made(thing).controls)]
+SLID = [
+    name
+    for name, thing in SHOWN.items()
+    if any("step" in trait.metadata.get("control", {}) for trait in thing.class_traits().values())
+]
 """Those with a slider; the others have choices alone."""
 
 

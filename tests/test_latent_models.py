@@ -106,9 +106,9 @@ def test_the_residual_encoder_keeps_where_things_are():
     ("make", "sentence"),
     [
         (lambda: MLP(0), "MLP.dim is 0; it must be a finite number of at least 1"),
-        (lambda: MLP(widths=()), r"MLP.widths is \(\); it must list at least one width of 1 or more"),
+        (lambda: MLP(widths=()), r"MLP.widths is \(\); it must list one width or more, each at least 1"),
         (lambda: GaussianResNet(stem=3), "GaussianResNet.stem is 3; it must be a finite number of at least 8"),
-        (lambda: ConvDecoder(widths=(64, 4)), r"ConvDecoder.widths is \(64, 4\); .* width of 8 or more"),
+        (lambda: ConvDecoder(widths=(64, 4)), r"ConvDecoder.widths is \(64, 4\); .* each at least 8"),
         (lambda: encoder(GaussianResNet(), (1, 28, 28)), "by 8, but the images are 28×28; both sides"),
         (lambda: ConvDecoder().build(4, about((3, 40, 64))), "by 16, but the images are 40×64"),
     ],

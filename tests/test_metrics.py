@@ -231,6 +231,11 @@ def test_two_nn_agrees_with_a_plain_regression_and_ignores_units_rotation_and_sh
     assert metrics.two_nn(torch.cat([x, x[:200]])) == pytest.approx(slope, rel=0.3)
 
 
+def test_two_nn_says_when_all_is_discarded():
+    with pytest.raises(ValueError, match=r"discard is 0\.99; it leaves none of 50 distinct features\."):
+        metrics.two_nn(normal(50, 4), discard=0.99)
+
+
 def test_two_nn_has_the_value_of_scikit_dimension():
     x = np.random.default_rng(0).standard_normal((500, 6)) @ np.random.default_rng(1).standard_normal((6, 15))
     for discard, golden in {

@@ -329,3 +329,14 @@ def test_bad_input_is_refused_with_a_sentence():
     }.items():
         with pytest.raises(ValueError, match=sentence):
             call()
+
+
+@pytest.mark.parametrize("few", [1, 39])
+def test_no_part_of_the_queries_takes_more_than_its_share_of_memory(monkeypatch, few):
+    """Whether one of forty has few neighbours or one has many."""
+    monkeypatch.setattr(manifold, "_CHUNK", 3000)
+    weights = torch.ones(40, 50)
+    weights[:few, 1:] = 0
+    neighborhood = metrics.nnk(relu(60), k=50)._replace(weights=weights, indices=torch.arange(50).expand(40, 50))
+    parts = [index.shape for _, index, _ in manifold._chunks(neighborhood, 50, 10)]
+    assert sum(rows for rows, _ in parts) == 40 and all(rows * width * 10 <= 3000 for rows, width in parts)

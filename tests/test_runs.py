@@ -1,7 +1,9 @@
+import contextlib
 import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -159,18 +161,20 @@ def test_paper_scale_without_a_gpu_is_refused_with_its_cost(folder, capsys, monk
 
 
 def test_a_precision_is_asked_for_by_name(folder, capsys, monkeypatch):
-    monkeypatch.setenv("SSLBOOK_PRECISION", "float32")  # which the command replaces, and the test's end restores
-    options = ["run", "--paper", "geometry", "--profile", "smoke", "--id", PAPER.plan("main", "smoke")[0].config.id]
-    assert cli.main([*options, "--precision", "bfloat16"]) == 0
+    monkeypatch.setenv("SSLBOOK_PRECISION", "bfloat16")  # which the command replaces, and the test's end restores
+    planned = [each._replace(config=each.config.replace(epochs=0)) for each in PAPER.plan("main", "smoke")[:2]]
+    monkeypatch.setitem(PAPER.plans, "main", lambda profile: planned)
+    options = ["run", "--paper", "geometry", "--profile", "smoke", "--id", planned[0].config.id]
+    assert cli.main([*options, "--precision", "float32"]) == 0
     (folder_of_run,) = (path for path in folder.iterdir() if path.is_dir())
-    assert json.loads((folder_of_run / "provenance.json").read_text())["precision"] == "bfloat16"
-    assert cli.main([*options, "--precision", "float32"]) == 1
-    assert f"is there in bfloat16; move '{folder_of_run}' away" in capsys.readouterr().err
+    assert json.loads((folder_of_run / "provenance.json").read_text())["precision"] == "float32"
+    assert cli.main([*options, "--precision", "bfloat16"]) == 1
+    assert f"is there in float32; move '{folder_of_run}' away" in capsys.readouterr().err
     assert cli.main(options) == 1  # the variable asks, too
-    assert "is there in bfloat16" in capsys.readouterr().err
+    assert "is there in float32" in capsys.readouterr().err
     monkeypatch.setenv("SSLBOOK_PRECISION", "float16")
     before = sorted(folder.iterdir())
-    assert cli.main([*options[:-1], PAPER.plan("main", "smoke")[1].config.id]) == 1
+    assert cli.main([*options[:-1], planned[1].config.id]) == 1
     assert "SSLBOOK_PRECISION is 'float16'; allowed are float32, bfloat16" in capsys.readouterr().err
     assert sorted(folder.iterdir()) == before
 
@@ -182,6 +186,20 @@ def test_the_status_of_runs_is_told_by_a_process_that_has_loaded_nothing_else(fo
     assert told.startswith(run.config.id) and "finished" in told and "not readable" not in told
 
 
+def test_waiting_counts_towards_the_time_limit(folder, monkeypatch):
+    @contextlib.contextmanager
+    def busy(device):
+        time.sleep(0.3)
+        yield "cpu"
+
+    limits = []
+    monkeypatch.setattr(hardware, "claim_device", busy)
+    monkeypatch.setattr(training, "train", lambda *a, time_limit, **k: limits.append(time_limit) or ([], 0.0, None))
+    for limit in (None, 100):
+        runs.ensure(tiny(seed=limit or 0), time_limit=limit)
+    assert limits[0] is None and 0 < limits[1] < 99.7
+
+
 def test_a_run_of_no_epochs_has_an_empty_history(folder):
     history = runs.ensure(tiny(epochs=0), device="cpu").history
     assert history.empty and {"epoch", "loss"} <= set(history)
@@ -189,14 +207,14 @@ def test_a_run_of_no_epochs_has_an_empty_history(folder):
 
 def test_missing_data_and_a_full_disk_are_named(folder, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("SSLBOOK_DATA", str(tmp_path / "empty"))
-    assert cli.main(["run", "--dataset", "mnist", "--seeds", "1"]) == 1
+    assert cli.main(["run", "--paper", "geometry", "--dataset", "mnist", "--seeds", "1"]) == 1
     assert "make data DATASET=mnist" in capsys.readouterr().err
 
     def full(path, content):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "write_whole", full)
-    assert cli.main(["run", "--profile", "smoke", "--seeds", "1"]) == 1
+    assert cli.main(["run", "--paper", "geometry", "--profile", "smoke", "--seeds", "1"]) == 1
     assert "No space left on device" in capsys.readouterr().err
 
 

@@ -19,6 +19,12 @@ from sslbook.papers.simvae.measure import _factors, fresh_decoder, spread_ratio
 KINDS = ("SimVAE", "SimCLR")
 
 
+def test_a_data_set_that_is_not_planned_takes_the_place_of_one_planned_set_and_of_its_name():
+    planned = PAPER.plan("main", "laptop", "gtsrb")
+    assert {(c.data.name, labels["set"]) for c, labels in planned} == {("gtsrb", "gtsrb")}
+    assert len({c.id for c, _ in planned}) == len(planned) == len(PAPER.plan("main", "laptop", "mnist"))
+
+
 def by_label(figure, profile, name):
     return {(labels[name], config.seed): config for config, labels in PAPER.plan(figure, profile)}
 

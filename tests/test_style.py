@@ -121,6 +121,8 @@ def regression(n=300, d=5, t=2, noise=0.0, seed=0):
 
 def test_linear_targets_are_found_exactly_and_noise_is_not():
     assert (ridge_probe(*regression()) > 1 - 1e-6).all()
+    whole = torch.arange(12)[:, None]
+    assert ridge_probe(*[whole, 2.0 * whole] * 3).item() == pytest.approx(1)
     features, targets = regression(seed=1)[::2], regression()[1::2]
     independent = ridge_probe(*(values for pair in zip(features, targets, strict=True) for values in pair))
     assert (independent.abs() < 0.05).all()

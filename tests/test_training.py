@@ -16,6 +16,7 @@ from sslbook.data import Data
 from sslbook.methods import Batch, SimCLR
 from sslbook.models import ResNet
 from sslbook.optim import LARS, SGD, Adam
+from sslbook.views import PerView, policy
 from tests.laws import assert_stops_change_nothing, same, weights
 from tests.test_config import example
 
@@ -120,7 +121,7 @@ def assert_survives(monkeypatch, tmp_path, config, moments):
 
 
 def test_a_killed_run_ends_in_the_same_bits(monkeypatch, tmp_path):
-    assert_survives(monkeypatch, tmp_path, tiny(epochs=40, snapshots=40), [0.3, 0.6])
+    assert_survives(monkeypatch, tmp_path, tiny(epochs=20, snapshots=20), [0.2, 0.4])
 
 
 @pytest.mark.slow
@@ -181,6 +182,13 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_
     assert files.checkpoints(tmp_path)[0].read_bytes() == kept
 
 
+def test_policies_for_another_number_of_views_are_refused(tmp_path, images):
+    three = PerView((policy("small"), policy("weak"), policy("large")))
+    with pytest.raises(ValueError, match="There are policies for 3 views, and the method takes 2"):
+        training.train(tiny(views=three), images, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_batch_larger_than_the_data_is_refused(tmp_path, images):
     with pytest.raises(ValueError, match="batch size is 128, but there are only 96"):
         training.train(tiny(batch_size=128), images, tmp_path)
@@ -210,7 +218,7 @@ from sslbook import data, training
 from sslbook.models import ResNet
 from tests.test_training import tiny
 folder = pathlib.Path(sys.argv[1])
-for epochs in (3, 21):
+for epochs in (3, 12):
     config = tiny(
         data=data.Data("shapes", 16), batch_size=16, encoder=ResNet(32, (1, 1, 1, 1)), epochs=epochs, snapshots=epochs
     )
@@ -220,11 +228,11 @@ for epochs in (3, 21):
 
 
 def test_memory_does_not_grow_with_epochs_and_snapshots(tmp_path):
-    """Of 18 epochs more, the weights alone would take 87 MB, the checkpoints twice as much."""
+    """Of 9 epochs more, the weights alone would take 43 MB, the checkpoints twice as much."""
     command = [sys.executable, "-c", GROWTH, str(tmp_path)]
     output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
     few, many = map(int, output.split())
-    assert many - few < 30 * 1024
+    assert many - few < 15 * 1024
 
 
 def test_floating_point_operations_of_resnet_18():

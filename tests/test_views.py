@@ -36,6 +36,14 @@ def images(n=64, channels=3, size=(32, 32), seed=0):
     return x
 
 
+def test_crops_of_half_precision_are_those_of_float32():
+    x, flip = images(8).float() / 255, torch.arange(8) % 2 == 0
+    box = torch.tensor([[3, 5, 20, 17]] * 8)
+    found = views.crop(x.half(), box, flip)
+    assert found.dtype == torch.half
+    torch.testing.assert_close(found.float(), views.crop(x, box, flip), rtol=0, atol=1e-3)
+
+
 def replay(image, draws, i):
     """View i as torchvision's functional operations compute it from the draws, one image at a time."""
     size, channels = list(image.shape[-2:]), image.shape[0]

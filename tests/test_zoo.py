@@ -20,7 +20,7 @@ from sslbook.papers.manifold_graphs import (
     claims,
     statistics,
 )
-from sslbook.papers.manifold_graphs.measure import whitened_cosine
+from sslbook.papers.manifold_graphs.measure import _parts, whitened_cosine
 
 LABELS = np.repeat(["a", "b", "c"], (3, 4, 3))
 
@@ -259,3 +259,11 @@ def test_a_run_is_measured_by_the_metrics_themselves(measured):
     assert (row["affinity"], row["affinity_deviation"]) == pytest.approx(
         (float(rest.mean()), float(rest.std(correction=0)))
     )
+
+
+def test_images_of_transfer_sets_have_as_many_channels_as_those_a_run_trained_on():
+    shapes = {}
+    for name in ("mnist", "shapes"):
+        config = PAPER.plan("main", "smoke", name)[0].config
+        shapes[name] = {part.images.shape[1:] for part in _parts(config, "shapes", 28).values()}
+    assert shapes == {"mnist": {(1, 28, 28)}, "shapes": {(3, 28, 28)}}

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from sslbook.data import official
-from sslbook.data.imageset import ImageSet
+from sslbook.data.imageset import SPLITS, ImageSet
 
 SETS = {"binarised_mnist": official.SETS["mnist"]}
 
@@ -16,7 +16,7 @@ def load(name: str, split: str, root=None) -> ImageSet:
     The draws are ours; the fixed file of Salakhutdinov and Murray 2008 has other draws from the same distribution.
     """
     grey = official.load("mnist", split, root)
-    generator = torch.Generator().manual_seed(("train", "validation", "test").index(split))
+    generator = torch.Generator().manual_seed(SPLITS.index(split))
     white = torch.rand(grey.images.shape, generator=generator) < grey.images / 255
     return dataclasses.replace(grey, images=white.to(torch.uint8) * 255)
 

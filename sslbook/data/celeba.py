@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from sslbook.config import require
-from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, pillow
+from sslbook.data.imageset import SPLITS, ImageSet, Info, Names
 from sslbook.data.official import folder
 
 HAIR = ("black", "blond", "brown", "gray", "other")
@@ -66,6 +67,9 @@ def _tables(at: Path, split: str) -> tuple[list[str], torch.Tensor, dict[str, to
     """File names, classes and style of the images of a split that have one class."""
     count, header, *rows = _lines(at / "list_attr_celeba.txt")
     names, table = header.split(), [row.split() for row in rows]
+    hair = [f"{colour.capitalize()}_Hair" for colour in HAIR[:-1]]
+    lost = ", ".join(name for name in hair if name not in names)
+    require(not lost, f"{at / 'list_attr_celeba.txt'} has no attribute {lost}; it is altered. {_WHERE}.")
     whole = all(len(row) == 1 + len(names) and {"1", "-1"} >= {*row[1:]} for row in table)
     require(
         whole and count.strip() == str(len(rows)),
@@ -81,7 +85,7 @@ def _tables(at: Path, split: str) -> tuple[list[str], torch.Tensor, dict[str, to
     )
     table = [row for row in table if parts[row[0]] == str(SPLITS.index(split))]
     values = np.array([row[1:] for row in table]).reshape(-1, len(names)) == "1"
-    colours = [names.index(f"{colour.capitalize()}_Hair") for colour in HAIR[:-1]]
+    colours = [names.index(name) for name in hair]
     hair = values[:, colours]
     kept = hair.sum(1) <= 1
     labels = np.where(hair.any(1), hair.argmax(1), len(colours))[kept]
@@ -107,7 +111,6 @@ def _require_image(path: Path) -> None:
 def _read_image(path: Path) -> np.ndarray:
     """The image as (64, 64, 3) uint8."""
     _require_image(path)
-    Image = pillow()
     width, height = _ALIGNED
     try:
         with Image.open(path) as image:

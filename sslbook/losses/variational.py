@@ -144,8 +144,8 @@ def group_quadratic(mean: Tensor, log_variance: Tensor | None = None, *, sigma2:
         E_q Q = a Σ_j (μ^j − μ̄)² + b μ̄² + (a (1 − 1/J) + b/J²) Σ_j v^j
 
     a = 1/σ²; b = 1/(1 + σ²/J) for "marginal", 1 for "plug_in", 0 for "uniform"; a = 1 and b = J for "standard". The
-    mean is counted once for each group. Where the encoder and the decoder can rescale z, E Q = J times the weight of
-    the entropy at each stationary point of the bound.
+    prior of the mean counts once for each group. Where the encoder and the decoder can rescale z, E Q = J times the
+    weight of the entropy at each stationary point of the bound.
     """
     within, between, _ = _weights(prior, sigma2, views := _views(mean))
     if log_variance is not None:

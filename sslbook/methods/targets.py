@@ -156,7 +156,7 @@ class MoCo(_Targeted, slot="method"):
 
 
 class Clustering(Embedding):
-    """SwAV: each view predicts the prototypes to which the other is assigned."""
+    """SwAV: each view predicts the prototypes to which the other is assigned. Scores have the run's precision."""
 
     def __init__(self, encoder, widths, prototypes: int, temperature: float, epsilon: float):
         super().__init__(encoder, widths)

@@ -37,7 +37,7 @@ class LatentVariable(Method):
         return (torch.randn(n, self.views, self.encoder.dim, generator=generator, device=device),)
 
     def loss(self, batch):
-        """−Σ of all terms over images and views; the logs are the terms in nats for one view."""
+        """−Σ of all terms over images and views; the logs are the terms with their weights, for one view."""
         x = self.observed(batch.views)
         mean, log_variance = self._posterior(x)
         z = mean + (log_variance / 2).exp() * batch.noise[0].transpose(0, 1)

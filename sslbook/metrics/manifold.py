@@ -138,16 +138,16 @@ def _padded(tangents: Tangents, at: Tensor) -> Tensor:
 def _chunks(neighborhood: Neighborhood, candidates: int, width: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Some queries (C,), the indices (C, w) of their NNK neighbours, nearest first, and where these are not padding.
 
-    Queries are sorted by count, so that there is little padding.
+    Queries are sorted by count, the largest first, so that there is little padding.
     """
     inside, most = neighborhood.weights > 0, int(neighborhood.indices.max())
     require(most < candidates, f"The neighbourhood names candidate {most}; there are {candidates}.")
-    count, queries = inside.sum(1).sort()
+    count, queries = inside.sum(1).sort(descending=True)
     order = inside.byte().argsort(dim=1, descending=True, stable=True)
     start, budget = 0, (128 if inside.is_cuda else 1) * _CHUNK // width
     while start < len(queries):
         step = max(1, budget // max(1, int(count[start])))
         rows = queries[start : start + step]
-        near = order[rows, : max(1, int(count[start : start + step][-1]))]
+        near = order[rows, : max(1, int(count[start]))]
         yield rows, neighborhood.indices[rows].gather(1, near), inside[rows].gather(1, near)
         start += step

@@ -100,7 +100,7 @@ def two_nn(features: Tensor, *, discard: float = 0.1) -> float:
     `features` is (N, D). A feature with a copy (r₁ = 0) is left out first, then the `discard` share, in (0, 1), of the
     largest μ.
 
-    **Raises** `ValueError` if fewer than three features are distinct, or `discard` is not in (0, 1).
+    **Raises** `ValueError` if fewer than three features are distinct, or `discard` is not in (0, 1) or leaves none.
     """
     features = promoted(finite("features", features, 2))
     require_number("discard", discard, above=0)
@@ -114,6 +114,7 @@ def two_nn(features: Tensor, *, discard: float = 0.1) -> float:
         ratios.append((r[:, 1] / r[:, 0])[r[:, 0] > 0])
     logs = torch.cat(ratios).log().sort().values
     kept = logs[: int(len(logs) * (1 - discard))]
+    require(len(logs) == 0 or len(kept) > 0, f"discard is {discard}; it leaves none of {len(logs)} distinct features.")
     require(
         bool((kept > 0).any()),
         "Every feature has a copy, or two nearest neighbours equally far away; the dimension is undefined.",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sslbook.config import require, require_choice, require_number
 from sslbook.metrics.neighbors import labelled
-from sslbook.tensors import finite, power_of_two
+from sslbook.tensors import finite, power_of_two, promoted
 
 L2 = 1e-3
 """Our choice, the same for every encoder: the penalty of the probe on features of unit variance."""
@@ -73,7 +73,7 @@ def ridge_probe(
     tensor([1.])
     """
     sets = [
-        (finite(name, x, 2), finite(f"{name}_targets", y, 2))
+        (promoted(finite(name, x, 2)), finite(f"{name}_targets", y, 2))
         for name, x, y in (
             ("train", train, train_targets),
             ("validation", validation, validation_targets),
@@ -139,7 +139,7 @@ def mlp_probe(
     train, validation, test = _standardised(train, validation, test, dtype=torch.float32)
     classes, train_labels = train_labels.unique(return_inverse=True)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         network = nn.Sequential(nn.Linear(train.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, len(classes)))
         orders = [torch.randperm(len(train)) for _ in range(epochs)]
     network = network.to(train.device)

@@ -97,7 +97,7 @@ def alpha_req(features, *, first: int = 11, last: int = 100) -> float:
         first < last <= most,
         f"The range is {first} … {last}; it must lie in 1 … {most}, the eigenvalues that are not 0.",
     )
-    j = torch.arange(first, last + 1, dtype=torch.float64)
+    j = torch.arange(first, last + 1, dtype=torch.float64, device=values.device)
     x, y = -j.log(), 2 * values[first - 1 : last].log()
     x, y = (v - (v / j).sum() / (1 / j).sum() for v in (x, y))
     return float((x * y / j).sum() / (x * x / j).sum())

@@ -47,7 +47,7 @@ class GaussianEncoder(Encoder):
 def _require_widths(part: Part, name: str, values: tuple[int, ...], least: int = 1) -> None:
     require(
         len(values) > 0 and min(values) >= least,
-        f"{type(part).__name__}.{name} is {values}; it must list at least one width of {least} or more.",
+        f"{type(part).__name__}.{name} is {values}; it must list one width or more, each at least {least}.",
     )
 
 

@@ -34,7 +34,7 @@ class ResNet(Part, slot="encoder"):
         self.limit("width", least=8)
         require(
             len(self.blocks) > 0 and min(self.blocks) >= 1,
-            f"ResNet.blocks is {self.blocks}; it must list at least one stage of at least one block.",
+            f"ResNet.blocks is {self.blocks}; it must list one stage or more, each of at least one block.",
         )
 
     @property

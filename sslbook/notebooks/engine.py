@@ -41,7 +41,13 @@ def execute(path, profile: str = "laptop", output=None, **values) -> Path:
     with replacing(output) as partial:
         try:
             papermill.execute_notebook(
-                _literal(path), _literal(partial), values, "sslbook", progress_bar=False, cwd=root or path.parent
+                _literal(path),
+                _literal(partial),
+                values,
+                "sslbook",
+                progress_bar=False,
+                cwd=root or path.parent,
+                whole=True,
             )
         except (PapermillExecutionError, NotebookError, DeadKernelError) as error:
             os.replace(partial, failed)

@@ -29,11 +29,13 @@ class KernelEngine(Engine):
 
     The kernel talks through sockets in a folder: kernels over TCP race for ports. The path of a socket holds about
     100 bytes, so where the folder for temporary files has a long path, the sockets lie in /tmp.
+
+    papermill saves the copy before and after each cell; if `whole`, it is saved at the end alone.
     """
 
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man, kernel_name, page, start_timeout=60, execution_timeout=None, **options
+        cls, nb_man, kernel_name, page, start_timeout=60, execution_timeout=None, whole=False, **options
     ) -> None:
         places = [place for place in (tempfile.gettempdir(), "/tmp") if len(os.fsencode(place)) < 80]
         places = [place for place in places if os.access(place, os.W_OK)]
@@ -56,7 +58,12 @@ class KernelEngine(Engine):
                 log=logger,
                 **options,
             )
-            client.execute(env=os.environ | {"IPYTHONDIR": folder})  # no settings and startup files of the user
+            path = nb_man.output_path
+            nb_man.output_path = None if whole else path
+            try:
+                client.execute(env=os.environ | {"IPYTHONDIR": folder})  # no settings and startup files of the user
+            finally:
+                nb_man.output_path = path
         if not nb_man.nb.metadata.papermill["exception"]:
             seconds = (nb_man.now() - nb_man.start_time).total_seconds()
             nb_man.nb.metadata["sslbook"] = client.facts | {

@@ -102,5 +102,6 @@ def pairs(config: Config, train: ImageSet) -> tuple[ImageSet, Tensor, Tensor]:
     # Balanced as a whole, in random order: a balanced order would keep images of a class apart in every sub-batch.
     chosen = train.subset(order[np.random.RandomState(3).permutation(len(order))])
     generator = torch.Generator().manual_seed(0)
-    first, second = (config.views(chosen.images, generator) for _ in range(2))
+    policies = getattr(config.views, "views", (config.views, config.views))
+    first, second = (policy(chosen.images, generator) for policy in policies[:2])
     return chosen, first, second

@@ -75,7 +75,7 @@ class Paper:
         """The runs behind a figure; `seeds` take the place of the planned ones, seed after seed.
 
         Of runs on several image sets those on `dataset` are taken. Where none is planned on it, it takes the place of
-        the planned set, with as many images (all, of `shapes`).
+        the first planned set, with as many images (all, of `shapes`), and of its name among the labels.
 
         Raises `ValueError` for an unknown figure, profile or data set, and for seeds that are not different integers.
         """
@@ -87,7 +87,9 @@ class Paper:
             kinds = list(reversed(kinds.values()))
             planned = [Planned(config.replace(seed=seed), labels) for seed in seeds for config, labels in kinds]
         on_it = [each for each in planned if each.config.data.name == dataset]
-        return on_it or [Planned(_with_dataset(config, dataset), labels) for config, labels in planned]
+        if dataset is None or not planned:
+            return planned
+        return on_it or [_on(dataset, each) for each in planned if each.config.data.name == planned[0].config.data.name]
 
     def find(self, planned: Iterable[Planned]) -> list[Finished]:
         """Those of the planned runs that are here or shipped; nothing is trained."""
@@ -222,7 +224,8 @@ def _compact(value) -> Tensor:
     return value if value.dtype == torch.uint8 else value.float()
 
 
-def _with_dataset(config: Config, name: str | None) -> Config:
-    if name in (None, config.data.name):
-        return config
-    return config.replace(data=Data(name, config.data.images if name != "shapes" else None))
+def _on(dataset: str, planned: Planned) -> Planned:
+    config, labels = planned
+    name, images = config.data.name, config.data.images if dataset != "shapes" else None
+    labels = {label: dataset if value == name else value for label, value in labels.items()}
+    return Planned(config.replace(data=Data(dataset, images)), labels)

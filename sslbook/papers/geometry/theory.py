@@ -284,7 +284,7 @@ def position_reader(widths: tuple[int, ...], seed: int = 0, steps: int = 500) ->
     to ignore that displacement, so its gradient W_ω should point along the tangent.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         angle, radius = ARC * torch.rand(512), 1 + 0.3 * (2 * torch.rand(512) - 1)
         sizes = (2, *widths)
         layers = [m for a, b in zip(sizes, widths) for m in (torch.nn.Linear(a, b), torch.nn.ReLU())]

@@ -51,12 +51,12 @@ def named(table: pd.DataFrame) -> pd.Index:
     return pd.Index([m if p in ("large", UNTRAINED) else f"{m}, {p}" for m, p in zip(table.method, table.policy)])
 
 
-def heat(page, table: pd.DataFrame, *, form: str = ".2f", label: str = "", **size):
+def heat(page, table: pd.DataFrame, *, label: str = "", **size):
     """A heat map of a table of numbers, with these numbers in it."""
     import seaborn
 
     figure, (ax,) = page.axes(**({"figsize": (7.6, 0.27 * len(table) + 1)} | size))
-    shown = {"annot": True, "fmt": form, "cmap": "viridis", "annot_kws": {"size": 8}, "cbar_kws": {"label": label}}
+    shown = {"annot": True, "fmt": ".2f", "cmap": "viridis", "annot_kws": {"size": 8}, "cbar_kws": {"label": label}}
     seaborn.heatmap(table.astype(float), ax=ax, **shown)
     ax.set(xlabel="", ylabel="")
     return figure

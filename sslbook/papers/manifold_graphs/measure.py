@@ -17,7 +17,7 @@ from sslbook.data import ImageSet
 from sslbook.papers.observe import held_out, observe
 from sslbook.runs import Run
 from sslbook.tensors import unit
-from sslbook.views import Policy
+from sslbook.views import Policy, gray
 
 VERSION = 3
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
@@ -196,11 +196,14 @@ def whitened_cosine(clean: Tensor, originals: Tensor, views: Tensor) -> Tensor:
 
 
 def _parts(config: Config, name: str, size: int) -> dict[str, ImageSet]:
-    """The images of a transfer set, in colour and `size` pixels wide and high."""
+    """The images of a transfer set, `size` pixels wide and high, in colour if those are that a run trained on."""
     counts = {"bank": ("train", BANK), "validation": ("validation", VALIDATION), "test": ("test", TEST)}
     most = (config.data.images or 5 * BANK) // 5
     parts = {part: data.load(name, split).balanced(min(n, most), seed=2) for part, (split, n) in counts.items()}
-    return {part: replace(each, images=data.as_colour(each.images, size)) for part, each in parts.items()}
+    parts = {part: replace(each, images=data.as_colour(each.images, size)) for part, each in parts.items()}
+    if data.info(config.data.name).shape[0] == 3:
+        return parts
+    return {part: replace(each, images=gray(each.images.float()).round().byte()) for part, each in parts.items()}
 
 
 def _source(config: Config) -> dict[str, ImageSet]:

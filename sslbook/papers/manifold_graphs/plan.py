@@ -71,7 +71,7 @@ _PARTS = {
 # was 0.091 and 0.094, and 0.07 to 0.10 in five other trials of 6 to 16 passes with Adam, SGD and LARS, wider layers and
 # other momenta. So it is not expected to learn anything that 20-NN sees in this time.
 _PROFILES = {
-    "smoke": dict(data=Data("shapes", 256), encoder=ResNet(8, (1, 1)), epochs=1, batch_size=64),
+    "smoke": dict(data=Data("shapes", 128), encoder=ResNet(8, (1, 1)), epochs=1, batch_size=64),
     "laptop": dict(data=Data("cifar100", 10_000), encoder=ResNet(16, (1, 1, 1, 1)), epochs=8, batch_size=128),
     "paper": dict(data=Data("cifar100"), encoder=ResNet(), epochs=500, batch_size=512),
 }

@@ -43,7 +43,7 @@ _SEEDS = {"smoke": (1,), "laptop": (11, 12, 13), "paper": (1, 2, 3)}
 
 _PROFILES = {
     "smoke": dict(
-        data=Data("shapes", 256), encoder=ResNet(8, (1, 1)), widths=(16, 8), epochs=2, batch_size=64, snapshots=2
+        data=Data("shapes", 128), encoder=ResNet(8, (1, 1)), widths=(16, 8), epochs=2, batch_size=64, snapshots=2
     ),
     "laptop": dict(
         data=Data("cifar100", 10_000),

@@ -120,7 +120,7 @@ def fresh_decoder(features: Tensor, images: Tensor, *, passes: int = 5):
     mean, deviation = features.mean(0), features.std(0)
     deviation = deviation.masked_fill(deviation == 0, 1)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         first, last = nn.Linear(features.shape[1], 256), nn.Linear(256, images[0].numel())
         batches = [batch for _ in range(passes) for batch in torch.randperm(len(features)).split(64)]
     network = nn.Sequential(first, nn.ReLU(), last, nn.Sigmoid(), nn.Unflatten(1, images.shape[1:]))

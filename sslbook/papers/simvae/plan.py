@@ -79,7 +79,7 @@ def _run(profile: str, name: str, seed: int, method: str, *, policy: Policy | No
     )
     if profile == "smoke":
         encoder, decoder = MLP(dim=4, widths=(32,)), MLPDecoder(widths=(32,))
-        settings = dict(data=Data("shapes", 256), epochs=2, optim=Adam(learning_rate=rate))
+        settings = dict(data=Data("shapes", 128), epochs=2, optim=Adam(learning_rate=rate))
     if profile == "paper":
         settings = dict(data=Data(name), epochs=400, optim=Adam(learning_rate=rate, eps=1e-4, schedule="constant"))
     if method in _VARIATIONAL:
