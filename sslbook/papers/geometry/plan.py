@@ -129,7 +129,7 @@ def optimisers(profile: str) -> list[Planned]:
     }
     return [
         Planned(_run(profile, seed, policy("large"), optim=optim), {"optimiser": name})
-        for seed in _SEEDS[profile][: 2 if profile == "paper" else 1]
+        for seed in _SEEDS[profile][: 2 if profile == "paper" else 1]  # at laptop the second is still to be trained
         for name, optim in kinds.items()
     ]
 
@@ -156,4 +156,4 @@ PLANS |= {"knobs": knobs, "losses": losses, "baseline": baseline}
 PLANS |= {"tangents": tangents, "optimisers": optimisers, "controls": controls}
 """All but the last six and `fig8` are drawn from the main runs."""
 
-SWEEP = ("fig8", "knobs", "losses", "baseline", "tangents")
+SWEEP = ("fig8", "knobs", "losses", "baseline", "tangents", "optimisers")
