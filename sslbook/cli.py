@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--time-limit",
         type=float,
         metavar="SECONDS",
-        help="stop before this much time, but after an epoch",
+        help="stop at a checkpoint before this time is over",
     )
     run.add_argument("--ship", action="store_true", help="copy each finished run, without weights, to book/records")
     listing = add("list", _list, "list the runs behind a figure: identity, state, labels, seed, and what they cost")

@@ -87,7 +87,7 @@ def check_device(name: str | None) -> None:
 def claim_device(name: str | None):
     """The device to compute on; a GPU is locked meanwhile, and without a number the first free one is taken.
 
-    On it float32 means float32: PyTorch's default is to round the factors of convolutions to TF32.
+    On it convolutions in float32 are computed in float32; PyTorch's default would round their inputs to TF32.
 
     Under `torchrun` each process has the GPU of its own number on its machine.
     """

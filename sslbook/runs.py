@@ -219,7 +219,7 @@ def ensure(config: Config, *, device: str | None = None, time_limit: float | Non
     Two processes that ask for the same run do not train it twice: one trains, the other waits and reads. Those that
     `torchrun` started train it together, and the first of them locks it and writes. `device` is "cpu", "cuda" or
     "cuda:0", …; the default is a free GPU where there is one, under `torchrun` one for each process. `time_limit` is in
-    seconds, waiting among them; an epoch is trained even so.
+    seconds and includes the wait for a lock or a device. At least one epoch is trained, whatever the limit.
 
     Raises `ValueError` for a directory of another configuration, an unknown device or missing data, and what
     `training.train` raises.
@@ -285,7 +285,7 @@ def provenance(device: str) -> dict:
 
 
 def _speed(config: Config, device: str, speed: float | None) -> dict:
-    """Images per second, and what share of the GPUs' peak in bfloat16 their arithmetic is (None where not known)."""
+    """Images per second, and their arithmetic as a share of the GPUs' peak in bfloat16; None where unknown."""
     peak = hardware.PEAK.get(hardware.name(device)) if hardware.precision(device) == "bfloat16" else None
     share = speed * training.flop(config) / (peak * world().size) if speed and peak else None
     return {"images_per_second": speed and round(speed, 1), "share_of_peak": share and round(share, 4)}

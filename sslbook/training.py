@@ -67,9 +67,10 @@ def train(
     The speed is in images per second, the median over the epochs trained here (None without any): all that is part
     of a step, but neither compilation nor the writing of weights.
     Weights are written below `directory` at `config.snapshot_epochs`, checkpoints at ends of epochs every
-    `checkpoint_seconds`; two are kept, and the newest that is intact is continued. `time_limit` is in seconds; one
-    epoch is trained whatever it is. Raises `Diverged`, `TimeLimit`, `OSError` where the disk fails, and `ValueError` if
-    the batch is larger than the data or too small for the processes, or policies are given for another number of views.
+    `checkpoint_seconds`; two are kept, and the newest that is intact is continued. `time_limit` is in seconds; at
+    least one epoch is trained, whatever it is. Raises `Diverged`, `TimeLimit`, `OSError` where the disk fails, and
+    `ValueError` if the batch is larger than the data or too small for the processes, or policies are given for another
+    number of views.
     """
     steps = len(images) // config.batch_size
     require(
@@ -87,7 +88,7 @@ def train(
     policies = getattr(config.views, "views", ())
     require(
         len(policies) in (0, method.views),
-        f"There are policies for {len(policies)} views, and the method takes {method.views}.",
+        f"config.views lists {len(policies)} policies, but the method takes {method.views} views; give each a policy.",
     )
     if processes.size > 1:
         method.gather = functools.partial(processes.gather, n=config.batch_size)

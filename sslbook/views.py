@@ -244,7 +244,7 @@ def crop(x: Tensor, box: Tensor, flip: Tensor) -> Tensor:
         f"{len(x)} images need a flip each; flips must be a tensor of truth values (N,).",
     )
     height, width = x.shape[-2:]
-    dtype = torch.promote_types(x.dtype, torch.float32)  # places in an image are too fine for half precision
+    dtype = torch.promote_types(x.dtype, torch.float32)  # half precision cannot resolve positions
     top, left, h, w = box.to(dtype).unbind(1)
     columns = _source(left, w, width)
     columns = torch.where(flip[:, None], columns.flip(1), columns)

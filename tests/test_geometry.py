@@ -10,9 +10,9 @@ from sslbook.optim import LARS
 from sslbook.papers import check
 from sslbook.papers.geometry import PAPER
 from sslbook.papers.geometry.measure import _angles, _around, _rotation, _tangents, _turned, gradient_norms
-from sslbook.papers.observe import calibrate
+from sslbook.papers.observe import calibrate, pairs
 from sslbook.papers.paper import Finished
-from sslbook.views import policy
+from sslbook.views import PerView, policy
 
 
 def configs(*options, **changes):
@@ -60,7 +60,7 @@ def test_figures_share_their_runs_and_other_figures_vary_one_thing():
     small = policy("small")
     large = configs("main", "laptop")[2]
     optims = [c.optim for c in configs("optimisers", "laptop")]
-    assert {c.replace(optim=large.optim, seed=11) for c in configs("optimisers", "laptop")} == {large}
+    assert {c.replace(optim=large.optim) for c in configs("optimisers", "laptop")} == {large}
     assert len({type(optim) for optim in optims} | {LARS}) == 3 and large.optim not in optims
     controls = {labels["control"]: c for c, labels in PAPER.plan("controls", "laptop", seeds=[11])}
     assert len(controls) == 5 and {c.epochs for c in controls.values()} == {64}
@@ -88,6 +88,14 @@ def test_other_data_and_seeds():
 def test_a_wrong_parameter_is_named_with_what_is_allowed(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         check(*arguments)
+
+
+def test_pairs_have_the_policy_of_each_view():
+    config, small, large = configs("main", "smoke")[0], policy("small"), policy("large")
+    kinds = {"each its own": PerView((small, large)), "small": small}
+    train = data.load_train(config.data)
+    own, alike = (pairs(config.replace(views=views), train)[1:] for views in kinds.values())
+    assert torch.equal(own[0], alike[0]) and not torch.equal(own[1], alike[1])
 
 
 def test_measurements_agree_with_what_they_are_of(run):

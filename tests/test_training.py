@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_
 
 def test_policies_for_another_number_of_views_are_refused(tmp_path, images):
     three = PerView((policy("small"), policy("weak"), policy("large")))
-    with pytest.raises(ValueError, match="There are policies for 3 views, and the method takes 2"):
+    with pytest.raises(ValueError, match="lists 3 policies, but the method takes 2 views; give each a policy"):
         training.train(tiny(views=three), images, tmp_path)
     assert not list(tmp_path.iterdir())
 

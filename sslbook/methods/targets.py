@@ -156,7 +156,10 @@ class MoCo(_Targeted, slot="method"):
 
 
 class Clustering(Embedding):
-    """SwAV: each view predicts the prototypes to which the other is assigned. Scores have the run's precision."""
+    """SwAV: each view predicts the prototypes to which the other is assigned.
+
+    The scores, cosines between projections and prototypes, are computed in the precision of the run.
+    """
 
     def __init__(self, encoder, widths, prototypes: int, temperature: float, epsilon: float):
         super().__init__(encoder, widths)

@@ -138,7 +138,7 @@ def _padded(tangents: Tangents, at: Tensor) -> Tensor:
 def _chunks(neighborhood: Neighborhood, candidates: int, width: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Some queries (C,), the indices (C, w) of their NNK neighbours, nearest first, and where these are not padding.
 
-    Queries are sorted by count, the largest first, so that there is little padding.
+    Queries are sorted by count, the largest first: the first of a chunk bounds its width and so its memory.
     """
     inside, most = neighborhood.weights > 0, int(neighborhood.indices.max())
     require(most < candidates, f"The neighbourhood names candidate {most}; there are {candidates}.")

@@ -43,7 +43,7 @@ def stroke_factors(images: Tensor) -> dict[str, Tensor]:
 
     With μ the second central moments of the brightness, u to the right and v upwards:
 
-    - `slant` = μ_uv/μ_vv, the pixels that a stroke moves to the right for each pixel upwards (NaN for one row);
+    - `slant` = μ_uv/μ_vv, the pixels that a stroke moves to the right for each pixel upwards (NaN if it fills one row);
     - `rotation` = ½ atan2(−2 μ_uv, μ_vv − μ_uu), the angle from the vertical to the longest axis, in degrees,
       anticlockwise, in ±90;
     - `thickness` = 2 Σ I / Σ |∇I| in pixels, twice the area over the perimeter, which is the width of a stroke much

@@ -47,7 +47,7 @@ def execute(path, profile: str = "laptop", output=None, **values) -> Path:
                 "sslbook",
                 progress_bar=False,
                 cwd=root or path.parent,
-                whole=True,
+                save_once=True,
             )
         except (PapermillExecutionError, NotebookError, DeadKernelError) as error:
             os.replace(partial, failed)

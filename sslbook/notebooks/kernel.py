@@ -30,12 +30,12 @@ class KernelEngine(Engine):
     The kernel talks through sockets in a folder: kernels over TCP race for ports. The path of a socket holds about
     100 bytes, so where the folder for temporary files has a long path, the sockets lie in /tmp.
 
-    papermill saves the copy before and after each cell; if `whole`, it is saved at the end alone.
+    papermill saves the copy before and after each cell. With `save_once` it does so at the end alone.
     """
 
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man, kernel_name, page, start_timeout=60, execution_timeout=None, whole=False, **options
+        cls, nb_man, kernel_name, page, start_timeout=60, execution_timeout=None, save_once=False, **options
     ) -> None:
         places = [place for place in (tempfile.gettempdir(), "/tmp") if len(os.fsencode(place)) < 80]
         places = [place for place in places if os.access(place, os.W_OK)]
@@ -59,7 +59,7 @@ class KernelEngine(Engine):
                 **options,
             )
             path = nb_man.output_path
-            nb_man.output_path = None if whole else path
+            nb_man.output_path = None if save_once else path
             try:
                 client.execute(env=os.environ | {"IPYTHONDIR": folder})  # no settings and startup files of the user
             finally:

@@ -74,8 +74,9 @@ class Paper:
     ) -> list[Planned]:
         """The runs behind a figure; `seeds` take the place of the planned ones, seed after seed.
 
-        Of runs on several image sets those on `dataset` are taken. Where none is planned on it, it takes the place of
-        the first planned set, with as many images (all, of `shapes`), and of its name among the labels.
+        With `dataset`, the planned runs on that set. If there are none, the runs on the first planned set, with the set
+        replaced in the configuration and in the labels. The number of images stays, except that all of `shapes` are
+        used.
 
         Raises `ValueError` for an unknown figure, profile or data set, and for seeds that are not different integers.
         """
@@ -86,10 +87,11 @@ class Paper:
             kinds = {config.replace(seed=0).id: (config, labels) for config, labels in reversed(planned)}
             kinds = list(reversed(kinds.values()))
             planned = [Planned(config.replace(seed=seed), labels) for seed in seeds for config, labels in kinds]
-        on_it = [each for each in planned if each.config.data.name == dataset]
         if dataset is None or not planned:
             return planned
-        return on_it or [_on(dataset, each) for each in planned if each.config.data.name == planned[0].config.data.name]
+        first = planned[0].config.data.name
+        on_it = [each for each in planned if each.config.data.name == dataset]
+        return on_it or [_on(dataset, each) for each in planned if each.config.data.name == first]
 
     def find(self, planned: Iterable[Planned]) -> list[Finished]:
         """Those of the planned runs that are here or shipped; nothing is trained."""

@@ -118,9 +118,9 @@ def tangents(profile: str) -> list[Planned]:
 
 
 def optimisers(profile: str) -> list[Planned]:
-    """The main runs with large augmentations under other optimisers: is the collapse the work of LARS?
+    """The main runs with large augmentations, with SGD and AdamW in the place of LARS: does the collapse need LARS?
 
-    It is not if the projector loses a tenth of its rank here, too, by each definition of `fig1-collapse`.
+    It does not if the projector loses more than a tenth of its rank with both, by each definition of `fig1-collapse`.
     """
     # Ours: the usual rates, no other was tried; weight decay and warm-up are those of LARS.
     kinds = {

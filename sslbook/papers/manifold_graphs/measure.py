@@ -196,7 +196,7 @@ def whitened_cosine(clean: Tensor, originals: Tensor, views: Tensor) -> Tensor:
 
 
 def _parts(config: Config, name: str, size: int) -> dict[str, ImageSet]:
-    """The images of a transfer set, `size` pixels wide and high, in colour if those are that a run trained on."""
+    """The images of a transfer set, `size` × `size` pixels, with as many channels as those that the run trained on."""
     counts = {"bank": ("train", BANK), "validation": ("validation", VALIDATION), "test": ("test", TEST)}
     most = (config.data.images or 5 * BANK) // 5
     parts = {part: data.load(name, split).balanced(min(n, most), seed=2) for part, (split, n) in counts.items()}
