@@ -42,6 +42,9 @@ def test_the_speed_of_a_run_is_recorded(folder, monkeypatch):
     assert 0.5 * 96 * 8 / facts["seconds"] < facts["images_per_second"] and facts["share_of_peak"] is None
     assert facts["processes"] == 1
     monkeypatch.setitem(hardware.PEAK, hardware.name("cpu"), training.flop(config) * 1000)
+    monkeypatch.setenv("SSLBOOK_PRECISION", "float32")  # the peak is that of bfloat16
+    assert runs._speed(config, "cpu", 250.04) == {"images_per_second": 250.0, "share_of_peak": None}
+    monkeypatch.setenv("SSLBOOK_PRECISION", "bfloat16")
     assert runs._speed(config, "cpu", 250.04) == {"images_per_second": 250.0, "share_of_peak": 0.25}
     assert runs._speed(config, "cpu", None) == {"images_per_second": None, "share_of_peak": None}
 

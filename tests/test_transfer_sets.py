@@ -3,6 +3,7 @@
 import bz2
 import hashlib
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -327,6 +328,13 @@ def test_what_is_missing_or_damaged_among_official_files_is_named(request, name,
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match=r"The split 'val' is unknown; allowed are train, validation, test\."):
         data.load("flowers102", "val")
+
+
+def test_without_pillow_a_sentence_says_what_to_install(usps, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    for call in (lambda: data.load("usps", "test", usps), lambda: data.as_colour(torch.zeros(1, 1, 8, 8).byte())):
+        with pytest.raises(ValueError, match="Pillow, which is missing: `pip install pillow` installs it"):
+            call()
 
 
 @pytest.mark.parametrize("name", CLASSES)

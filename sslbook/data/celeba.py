@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from sslbook.config import require
-from sslbook.data.imageset import SPLITS, ImageSet, Info, Names
+from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, pillow
 from sslbook.data.official import folder
 
 HAIR = ("black", "blond", "brown", "gray", "other")
@@ -111,6 +110,7 @@ def _require_image(path: Path) -> None:
 def _read_image(path: Path) -> np.ndarray:
     """The image as (64, 64, 3) uint8."""
     _require_image(path)
+    Image = pillow()
     width, height = _ALIGNED
     try:
         with Image.open(path) as image:

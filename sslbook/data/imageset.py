@@ -85,6 +85,15 @@ def split_training(labels: Tensor, split: str) -> Tensor:
     return (order[:tenth] if split == "validation" else order[tenth:]).sort().values
 
 
+def pillow():
+    """The module that reads and resizes pictures, loaded with the first of them. Raises `ValueError` where it is not."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ValueError("Pictures are read with Pillow, which is missing: `pip install pillow` installs it.") from error
+    return Image
+
+
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population standard deviation (C,) of uint8 images (N, C, H, W), in units where 255 is 1; exact sums."""
     counts = torch.stack([torch.bincount(channel.reshape(-1), minlength=256) for channel in images.transpose(0, 1)])

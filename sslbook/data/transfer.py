@@ -26,11 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sslbook.config import require, require_number
-from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, split_training
+from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, split_training, pillow
 from sslbook.data.official import folder, missing, verified
 
 _SHAPE = (3, 32, 32)
@@ -115,7 +114,7 @@ def as_colour(images: Tensor, size: int = 32) -> Tensor:
     )
     require_number("size", size, least=1, whole=True)
     pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    converted = [_square(Image.fromarray(image), size) for image in pixels]
+    converted = [_square(pillow().fromarray(image), size) for image in pixels]
     return torch.stack(converted).to(images.device) if converted else images.new_empty(0, 3, size, size)
 
 
@@ -123,13 +122,14 @@ def _square(picture, size: int) -> Tensor:
     """A picture of Pillow as (3, size, size) uint8, by the rule of `as_colour`."""
     sides = [size * side // min(picture.size) for side in picture.size]
     left, top = (round((side - size) / 2) for side in sides)
-    scaled = picture.convert("RGB").resize(sides, Image.Resampling.BILINEAR)
+    scaled = picture.convert("RGB").resize(sides, pillow().Resampling.BILINEAR)
     pixels = np.array(scaled.crop((left, top, left + size, top + size)))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _read(picture: Path | np.ndarray) -> Tensor:
     """A picture in a file, or an array of its grey values, as (3, 32, 32) uint8."""
+    Image = pillow()
     if isinstance(picture, np.ndarray):
         return _square(Image.fromarray(picture), _SHAPE[-1])
     try:
