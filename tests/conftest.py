@@ -45,8 +45,8 @@ def real_data(request):
     return root
 
 
-LONGEST = ["book", "book_notebooks", "notebooks", "explorers", "widgets", "accelerator", "training", "runs", "engine"]
-"""The files that take longest. The first three need the executed notebooks."""
+LONGEST = ["book", "notebooks", "explorers", "book_notebooks", "widgets", "accelerator", "training", "runs", "engine"]
+"""The files that take longest. `book` builds the pages, for which `book_notebooks` would wait."""
 
 
 def pytest_collection_modifyitems(items):
