@@ -141,13 +141,14 @@ def controls(profile: str) -> list[Planned]:
     large augmentations gain over small ones, and it *costs rank* if the projector loses more than a tenth of it by each
     definition of `fig1-collapse`; both in every run, against the main runs of its seed.
 
-    What does a network as projector change? Named is what is *visible* beside the linear one, in the sense of the page
-    on experiments beyond the paper, with the main runs as its yardstick.
+    What does NT-Xent change, in the place of Eq. 1, and what a network as projector? Named is what is *visible*, in the
+    sense of the page on experiments beyond the paper, with the main runs as its yardstick.
     """
     large, small = policy("large"), policy("small")
     planned = []
     for seed in _SEEDS[profile][:2]:
         runs = {f"small + {knob}": _run(profile, seed, small.replace(**_KNOBS[knob])) for knob in ("crop", "jitter")}
+        runs["large, NT-Xent"] = _run(profile, seed, large, loss="nt_xent")
         runs |= {
             f"large, {_words(profile, hidden)}": _run(profile, seed, large, hidden=hidden)
             for hidden in ((1,), (16,), (4, 4))
