@@ -7,12 +7,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 from filelock import FileLock, Timeout
 
-from sslbook import data, notebooks
+from sslbook import notebooks
 
-torch.set_num_threads(1)
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine takes its time
 hypothesis.settings.load_profile("unhurried")
 pytest.register_assert_rewrite("tests.laws")
@@ -26,6 +24,13 @@ def pytest_configure(config):
         os.environ["SSLBOOK_RUNS"] = folder.name
 
 
+def pytest_collectstart(collector):
+    """Processes that collect need PyTorch. The one that hands out the tests does not, and starts sooner without it."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.hookimpl(optionalhook=True)  # of xdist, without which there is one process
 def pytest_xdist_auto_num_workers():
     """One process more than there are cores: at times one waits for a kernel or a browser."""
@@ -35,6 +40,8 @@ def pytest_xdist_auto_num_workers():
 @pytest.fixture
 def real_data(request):
     """The folder with the official files of a data set (by `indirect` parameter; else CIFAR-100), or a named skip."""
+    from sslbook import data
+
     name = getattr(request, "param", "cifar100")
     root = data.folder()
     missing = [

@@ -41,15 +41,35 @@ def assert_stops_change_nothing(config, folder):
     assert same(*(weights(files.snapshot_path(folder / kind, config.epochs)) for kind in ("whole", "parts")))
 
 
+PRELOADED = ["sslbook.runs", "pytest", "scipy.stats", "sklearn.cluster"]
+"""What processes of tests find imported. No papers: the environment says where they are."""
+
+
+def forked(work, *arguments):
+    """`work(*arguments)`, begun in a process of its own, forked from a server that has imported PyTorch."""
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_begin, args=(dict(os.environ), pickle.dumps((work, arguments))), daemon=True)
+    process.start()
+    return process
+
+
+def _begin(environment, pickled):
+    os.environ |= environment
+    torch.set_num_threads(1)
+    work, arguments = pickle.loads(pickled)  # only now: the environment says where runs and papers are
+    work(*arguments)
+
+
 def together(work, *arguments, seconds=600):
     """`work(*arguments)` in two processes that meet as those of `torchrun` do; a traceback of either is raised here.
 
-    Both are forked from a server that has imported PyTorch, because the import takes longer than most of the work.
+    They are forked as by `forked`, because the import of PyTorch takes longer than most of the work.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.set_forkserver_preload(["sslbook.training"])
+    torch.multiprocessing.set_forkserver_preload(PRELOADED)
     given = dict(os.environ), port, pickle.dumps((work, arguments))
     spawned = {"nprocs": 2, "join": False, "start_method": "forkserver"}
     context = torch.multiprocessing.start_processes(_start, given, **spawned)
@@ -63,11 +83,8 @@ def together(work, *arguments, seconds=600):
 
 
 def _start(rank, environment, port, pickled):
-    os.environ |= environment | dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
-    os.environ |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    work, arguments = pickle.loads(pickled)  # only now: the environment says where papers are
-    work(*arguments)
+    ranks = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    _begin(environment | ranks | dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)), pickled)
     torch.distributed.destroy_process_group()
 
 

@@ -49,7 +49,11 @@ def site(executed):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder and says nothing of it."""
+    """Serves a folder and says nothing of it; what is served may be kept."""
+
+    def end_headers(self):
+        self.send_header("Cache-Control", "max-age=3600")  # else each page asks again for every script
+        super().end_headers()
 
     def log_message(self, *arguments):
         pass
@@ -164,6 +168,9 @@ THINNED = """() => { const [article, alike] = [document.querySelector('article')
 """Of elements with the same tags, classes and styles up to the article, three keep their text: odd and even rows."""
 
 
+AXE = "([context, options]) => axe.run(context, options)"
+
+
 @pytest.fixture(scope="module")
 def seen(site, address, browser, request):
     """What the browser finds on each page of the module's `PART`, loaded once: by page, and what it said and asked for.
@@ -171,7 +178,7 @@ def seen(site, address, browser, request):
     The rules of accessibility are those of axe-core, on what the book puts on its pages: frame, mathematics and the
     colours of code are others', and a picture is one image, whose inside `test_explorers` and `test_plotting` look at.
     """
-    from axe_playwright_python.sync_playwright import Axe
+    from axe_playwright_python.base import AXE_SCRIPT
 
     console, requests, found = [], [], {}
     page = browser.new_page()
@@ -186,15 +193,16 @@ def seen(site, address, browser, request):
         found[name] = {"unnamed": page.evaluate(UNNAMED), "wrong": page.locator(WRONG).count()}
         found[name] |= {"width": page.evaluate("document.documentElement.scrollWidth"), "wide": page.evaluate(WIDE)}
         page.set_viewport_size({"width": 1300, "height": 900})
+        page.evaluate(AXE_SCRIPT)
         page.evaluate(EMPTIED)  # axe would look at each of the thousands of elements that it is to leave out
         options = {"preload": False, "resultTypes": ["violations"]}
         others = {"rules": {"color-contrast": {"enabled": False}}}
-        found[name]["structure"] = Axe().run(page, article, options | others).response
+        found[name]["structure"] = page.evaluate(AXE, [article, options | others])
         page.evaluate(THINNED)  # contrast takes ten times as long as all else
         for scheme in ("dark", "light"):
             page.emulate_media(color_scheme=scheme)
             page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
-            found[name][scheme] = Axe().run(page, article, options | {"runOnly": ["color-contrast"]}).response
+            found[name][scheme] = page.evaluate(AXE, [article, options | {"runOnly": ["color-contrast"]}])
     page.close()
     return found, console, requests
 
@@ -203,6 +211,7 @@ def seen(site, address, browser, request):
 def test_pages_in_the_browser(seen, address, request):
     """On every page: a silent console, requests to this machine only, labelled pictures, no sideways scrolling."""
     found, console, requests = seen
+    assert found
     assert not [name for name, page in found.items() if page["unnamed"] or page["wrong"] or page["width"] > 390]
     wide = [whole for page in found.values() for whole in page["wide"]]
     assert all(wide) and (len(wide) > 5 or request.module.PART == "book")

@@ -256,7 +256,9 @@ def test_papermill_finds_the_engine_by_its_entry_point(tmp_path, installed):
 
 @pytest.mark.parametrize("engine", [[], ["--engine", "sslbook"]], ids=["plain", "sslbook"])
 def test_training_in_a_notebook_is_shown_on_the_terminal_of_papermill_and_not_in_the_copy(tmp_path, installed, engine):
-    train = "from sslbook import runs\nfrom tests.test_training import tiny\nrun = runs.ensure(tiny())"
+    config = tiny(epochs=1)
+    train = "from sslbook import data, methods, models, optim, runs, views\nfrom sslbook.config import Config\n"
+    train += f"run = runs.ensure(Config.from_dict({config.to_dict()!r}))"
     source, copy = notebook(tmp_path, train), tmp_path / "copy.ipynb"
     # A kernel that believes to be inside pytest does not catch what is written to standard error.
     places = {"PYTHONPATH": installed, "SSLBOOK_RUNS": str(tmp_path / "runs")}
@@ -270,7 +272,7 @@ def test_training_in_a_notebook_is_shown_on_the_terminal_of_papermill_and_not_in
                 said += part
     os.close(screen)
     assert process.returncode == 0, said.decode()
-    shown = re.findall(rf"run {tiny().id}: +(\d+)%", said.decode())
+    shown = re.findall(rf"run {config.id}: +(\d+)%", said.decode())
     assert shown[0] == "0" and shown[-1] == "100"
     assert not any(cell.get("outputs") for cell in nbformat.read(copy, 4).cells)
 

@@ -111,6 +111,7 @@ def python(name):
 
 
 def reset(page, name):
+    page.bring_to_front()  # behind another page each movement of the mouse takes a second
     move(page, name, {control["name"]: getattr(python(name), control["name"]) for control in python(name).controls})
 
 
@@ -143,6 +144,7 @@ def move(page, name, values):
 
 def resize(page, width):
     """Give the window another width and wait until every explorer is drawn at its own."""
+    page.bring_to_front()
     page.set_viewport_size({"width": width, "height": 900})
     page.wait_for_function(
         """() => [...document.querySelectorAll('.sslbook-explorer')].every(

@@ -78,7 +78,7 @@ ASKED = "[str(runs.folder()), str(data.folder()), papers.__path__[-1]]"
 
 def said_in_a_kernel(run, source, here, **variables):
     """What a notebook below `here` answers to `ASKED`, as a path relative to `here`."""
-    made = run("sslbook", "notebook", source, "--profile", "smoke", "--output", "copy.ipynb", **variables)
+    made = run("sslbook.notebooks.command", source, "--profile", "smoke", "--output", "copy.ipynb", **variables)
     assert made.returncode == 0, made.stderr
     (answer,) = nbformat.read(here / "copy.ipynb", 4).cells[-1].metadata["user_expressions"]
     paths = ast.literal_eval(answer["result"]["data"]["text/plain"])

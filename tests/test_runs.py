@@ -14,6 +14,7 @@ from sslbook import cli, data, files, hardware, papers, runs, training
 from sslbook.models import ResNet
 from sslbook.papers.geometry import PAPER
 from sslbook.papers.paper import Paper, Planned
+from tests.laws import forked
 from tests.test_training import tiny
 
 POINTS = str(Path(__file__).parents[1] / "notebooks" / "matching-gap" / "points.ipynb")
@@ -65,19 +66,24 @@ def test_weights_come_back_as_they_were(folder):
         run.method(3)
 
 
-def test_two_processes_train_a_run_once(folder):
-    script = (
-        "import sys; sys.path.insert(0, '.')\n"
-        "from sslbook import runs, training\nfrom tests.test_training import tiny\n"
-        "inner = training.train\n"
-        "def train(*a, **k):\n    print('trained', flush=True)\n    return inner(*a, **k)\n"
-        "training.train = train\n"
-        "print(runs.ensure(tiny(epochs=8), device='cpu').history.loss.sum())"
-    )
-    both = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=300)[0].split() for process in both]
-    assert sorted(len(words) for words in outputs) == [1, 2]  # one trained, the other waited and read
-    assert outputs[0][-1] == outputs[1][-1]
+def train_and_tell(folder, name):
+    """Begin together with the other process; leave a file if this one trains, and the sum of the losses."""
+    (folder / f"ready-{name}").touch()
+    while len(list(folder.glob("ready-*"))) < 2:
+        time.sleep(0.005)
+    inner = training.train
+    training.train = lambda *a, **k: (folder / f"trained-{name}").touch() or inner(*a, **k)
+    total = runs.ensure(tiny(epochs=2), device="cpu").history.loss.sum()
+    (folder / f"sum-{name}").write_text(repr(float(total)))
+
+
+def test_two_processes_train_a_run_once(folder, tmp_path):
+    both = [forked(train_and_tell, tmp_path, name) for name in "ab"]
+    for process in both:
+        process.join(300)
+        assert process.exitcode == 0
+    assert len(list(tmp_path.glob("trained-*"))) == 1  # the other waited and read
+    assert (tmp_path / "sum-a").read_text() == (tmp_path / "sum-b").read_text()
 
 
 def test_an_edited_configuration_is_refused(folder):

@@ -55,6 +55,7 @@ class KernelEngine(Engine):
                 kernel_name=kernel_name,
                 startup_timeout=start_timeout,
                 timeout=execution_timeout,
+                shutdown_kernel="immediate",  # to leave on its own takes a kernel seconds
                 log=logger,
                 **options,
             )
