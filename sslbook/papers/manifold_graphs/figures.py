@@ -64,7 +64,7 @@ def heat(page, table: pd.DataFrame, *, label: str = "", **size):
 
 def embedding(page, table: pd.DataFrame, columns, ax) -> np.ndarray:
     """Models on the first two principal components of standardised columns, a colour for each paradigm and a mark for
-    each policy; returns the shares of variance of the two."""
+    each policy, each with its name; returns the shares of variance of the two."""
     z = statistics.standardised(table[list(columns)].to_numpy())
     left, values, _ = np.linalg.svd(z, full_matrices=False)
     at = left[:, :2] * values[:2]
@@ -72,11 +72,26 @@ def embedding(page, table: pd.DataFrame, columns, ax) -> np.ndarray:
         looks = {"color": page.paper.colours[paradigm], "marker": _MARKS[policy]}
         label = UNTRAINED if policy == UNTRAINED else f"{paradigm}, {policy}"
         ax.scatter(*at[rows].T, s=40, label=label, **looks)
-    size = np.ptp(at, axis=0)
-    for i, (place, method) in enumerate(zip(at, table.method, strict=True)):
-        near = (np.abs(at[:i] - place) < 0.05 * size).all(1).any()  # two names would lie on each other
-        ax.annotate(method, place, fontsize=7, xytext=(3, -9 if near else 3), textcoords="offset points")
+    ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
+    ax.margins(x=0.12)
+    _name(ax, at, table.method)
     return values[:2] ** 2 / (values**2).sum()
+
+
+def _name(ax, places, names) -> None:
+    """Writes a name beside each place, on the first of its four sides where it meets no place and no other name."""
+    from matplotlib.transforms import Bbox
+
+    ax.figure.draw_without_rendering()  # lays out the axes, so that their places are known
+    side = 7 * ax.figure.dpi / 72  # of a mark
+    taken = [Bbox.from_bounds(x - side / 2, y - side / 2, side, side) for x, y in ax.transData.transform(places)]
+    for place, name in zip(places, names, strict=True):
+        written = ax.annotate(name, place, (4, 3), textcoords="offset points", fontsize=7)
+        for ha, x, y in (("left", 4, 3), ("left", 4, -9), ("right", -4, 3), ("right", -4, -9)):
+            written.set(ha=ha, position=(x, y))
+            if not written.get_window_extent().count_overlaps(taken):
+                break
+        taken.append(written.get_window_extent())
 
 
 def alike(page, policy: str) -> tuple[dict[str, pd.DataFrame], float]:
@@ -123,14 +138,21 @@ def error_of_diameter(page) -> float:
     return max(float((v.std(1) / v.mean(1)).max()) / v.shape[1] ** 0.5 for v in views)
 
 
-def predicted_against_true(page, table: pd.DataFrame, guess: np.ndarray, y: np.ndarray, ax) -> None:
-    """What was predicted and what is true of each model, a colour for each paradigm and a mark for each policy."""
+def predicted_against_true(page, table: pd.DataFrame, guess: np.ndarray, y: np.ndarray, ax, named: str) -> None:
+    """What was predicted and what is true of each model, a colour for each paradigm and a mark for each policy.
+
+    The models of the method `named` have its name.
+    """
     for (method, policy), rows in table.groupby(["method", "policy"], sort=False).indices.items():
         looks = {"color": page.paper.colours[PARADIGMS[method]], "marker": _MARKS[policy]}
         ax.scatter(guess[rows], y[rows], s=30, **looks)
     ax.axline((0, 0), slope=1, color="black", linewidth=1, linestyle=":")
     for paradigm in dict.fromkeys(table.method.map(PARADIGMS)):
         ax.scatter([], [], color=page.paper.colours[paradigm], label=paradigm)
+    for policy in dict.fromkeys(table.policy):
+        ax.scatter([], [], facecolor="none", edgecolor="black", marker=_MARKS[policy], label=f"{policy} views")
+    rows = (table.method == named).to_numpy()
+    _name(ax, np.stack([guess, y], 1)[rows], table.method[rows])
 
 
 def three_graphs(query: Tensor, points: Tensor, *, k: int, radius: float) -> dict[str, Tensor]:
