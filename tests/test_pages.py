@@ -79,6 +79,14 @@ def page(app, text, **answers):
     return json.loads(source[0])["cells"][0]["source"]
 
 
+def test_an_answer_stands_on_another_page_as_its_own_shows_it(app, monkeypatch):
+    page(app, "{eval}`rests`", rests="'a mean of -0.5'")
+    assert read(app, "so {{ answer notebooks/page#rests }}.") == "so a mean of −0.5."
+    warned = []
+    monkeypatch.setattr(book_pages.LOGGER, "warning", lambda *arguments, **where: warned.append(arguments))
+    assert read(app, "{{ answer notebooks/page#other }}") == "" and warned
+
+
 def test_a_notebook_that_does_not_use_the_pages_has_no_machine_and_a_row_all_the_same(app):
     facts = {"profile": "smoke", "parameters": {}, "date": "2026-01-01", "minutes": 0.5}
     copy = Path(app.config.executed, "notebooks/geometry/upper-bound.ipynb")

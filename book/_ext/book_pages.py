@@ -183,6 +183,18 @@ def figure(app, address):
     return found.replace("</figcaption>", f"{link}</figcaption>")
 
 
+def answer(app, address):
+    """What an executed copy answered to an expression of its text."""
+    docname, expression = address.split("#")
+    notebook = executed(app, docname) or {"cells": []}
+    answers = (one for cell in notebook["cells"] for one in cell["metadata"].get("user_expressions", []))
+    found = next((one["result"] for one in answers if one["expression"] == expression), {})
+    if "data" not in found:
+        LOGGER.warning("%s has no answer to %s", docname, expression, location=app.env.docname)
+        return ""
+    return shown(found["data"]["text/plain"])
+
+
 @functools.cache
 def judged():
     """The verdicts by paper."""
@@ -470,6 +482,7 @@ def directive(kind, signature, text, fence=":::::"):
 HOOKS = {
     "executed notebooks": table,
     "figure": figure,
+    "answer": answer,
     "scoreboard": scoreboard,
     "verdicts": verdicts,
     "verdict": verdict,
