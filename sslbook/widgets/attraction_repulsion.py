@@ -52,10 +52,12 @@ class AttractionRepulsion(Explorer):
         ax.set(aspect="equal", xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))
         around = torch.linspace(0, 2 * math.pi, 200)
         ax.plot(around.cos(), around.sin(), color="black", linewidth=0.8, alpha=0.4)
-        for other, sign, label in ((towards, 1, "pull to the twin"), (away, -1, "push from the nearest negative")):
+        kinds = ((towards, 1, "pull to the twin", 1.0), (away, -1, "push from the nearest negative", 1.1))
+        for other, sign, label, out in kinds:  # the second arrows stand a little farther out, beside the first
             force = sign * (other - theta[:, 0]).sin()
             arrows = {"color": plotting.PALETTE[int(sign < 0)], "angles": "xy", "scale_units": "xy", "scale": 2}
-            ax.quiver(x[:, 0], y[:, 0], -force * y[:, 0], force * x[:, 0], label=label, width=0.009, **arrows)
+            start = out * x[:, 0], out * y[:, 0]
+            ax.quiver(*start, -force * y[:, 0], force * x[:, 0], label=label, width=0.009, **arrows)
         ax.scatter(x[:, 0], y[:, 0], s=36, color="black", zorder=3, label="first view")
         ax.scatter(x[:, 1], y[:, 1], s=36, facecolor="none", edgecolor="black", zorder=3, label="second view")
         ax.legend(loc="center", fontsize=9)

@@ -153,6 +153,7 @@ def agreement(page, names: dict[str, str]):
         chance = page.frame[f"{level}_chance"].mean()
         ax.axhline(chance, **DOTTED)
         ax.text(page.epochs[-1], chance, "chance", ha="right", va="bottom")
+    axes[0].get_legend().set_loc("upper left")
     return figure
 
 
@@ -213,10 +214,10 @@ def pieces(page, networks: dict, arc, missed):
     figure, axes = page.axes(len(networks), figsize=(8, 3.1))
     for ax, (name, (maps, cells)) in zip(axes, networks.items(), strict=True):
         ax.add_collection(PolyCollection(cells, facecolors="none", edgecolors="black", linewidths=0.5, alpha=0.5))
-        ax.plot(*arc.T, color="C0", linewidth=1.2)
+        ax.plot(*arc.T, color="black", linewidth=1.2)
         at, along = arc[8::16], F.normalize(maps[8::16, :, 0], dim=1) * 0.16
         ends = zip((at - along).tolist(), (at + along).tolist(), strict=True)
-        ax.add_collection(LineCollection(list(ends), colors="C1", linewidths=2.2))
+        ax.add_collection(LineCollection(list(ends), colors="C0", linewidths=2.2, zorder=3))
         ax.set(aspect="equal", xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[])
         regions = f"{len(cells)} region{'s' * (len(cells) > 1)}"
         ax.set_title(f"{name}: {regions}, misses {missed[name]:.2f}", fontsize=10)
