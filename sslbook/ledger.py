@@ -3,7 +3,7 @@
 A test turns measurements into one number for each seed and asks whether their mean exceeds a threshold: it *holds* if
 the 95 % confidence interval of the mean (Student's t over seeds) lies above the threshold, *fails* if it lies below,
 and is *open* otherwise. A claim is reproduced if all its tests hold, partly reproduced if some hold and the rest are
-open, mixed if one holds and one fails, not reproduced if none holds and one fails, and not decided if all are open or
+open, mixed if some hold and some fail, not reproduced if none holds and one fails, and not decided if all are open or
 there are too few seeds. A claim about mathematics can be decided by a counter-example: it is false as stated if the
 violation exceeds the threshold.
 

@@ -142,7 +142,7 @@ class Page:
 
         The scale is said of toys alone: that of the runs stands at the head of the page.
         """
-        words = {ledger.PARTLY: "partly reproduced", ledger.MIXED: "mixed (one test holds, another fails)"}
+        words = {ledger.PARTLY: "partly reproduced", ledger.MIXED: "mixed (some tests hold, others fail)"}
         status = self.status(id)
         scale = "" if self.judged[id].runs else self.judged[id].scale
         return f"{words.get(status, status)} {scale}".strip()
