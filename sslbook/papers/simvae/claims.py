@@ -228,7 +228,7 @@ CLAIMS = (
     _losses(
         "sv-vicreg",
         "Ours, beside the abstract",
-        "With two views and a flat prior SimVAE's prior term is VICReg's invariance term, up to a factor.",
+        "With two views and a uniform prior SimVAE's prior term is VICReg's invariance term, up to a factor.",
         FromDraws((Test("10⁻⁹ less the difference, five draws", lambda: _draws(_vicreg_difference)),)),
     ),
     _losses(
@@ -236,7 +236,12 @@ CLAIMS = (
         "Ours, beside the abstract",
         "Of far groups a loss on instances shows log N and no more, however far the views spread inside a group.",
         FromDraws(
-            (Test("10⁻⁶ less the distance from log N, N = 64, spread 1, five draws", lambda: _draws(_saturation)),)
+            (
+                Test(
+                    "10⁻⁶ less the distance from log 64: 64 groups, centres from 100·N(0, I), views of spread 1, five draws",
+                    lambda: _draws(_saturation),
+                ),
+            )
         ),
     ),
     _losses(
