@@ -103,25 +103,33 @@ def gallery(page, name: str):
 
 
 def groups(page, name: str, methods: tuple[str, ...] = ("SimVAE", "VAE")):
-    """A view of each of some images, then images drawn from N(ψ, σ² I) around its group, method after method."""
-    drawn = [array(page, "groups", method=method, set=name) for method in methods]
+    """Of each of some images a row for each method: a view, then images drawn from N(ψ, σ² I) around its group."""
+    drawn = {method: array(page, "groups", method=method, set=name) for method in methods}
     views = array(page, "views", method=methods[0], set=name)
-    return rows(
-        page, {f"image {k + 1}": torch.cat([views[k : k + 1], *(d[:, k] for d in drawn)]) for k in range(len(drawn[0]))}
-    )
+    pictures = {
+        f"image {k + 1}, {method}": torch.cat([views[k : k + 1], images[:, k]])
+        for k in range(len(drawn[methods[0]][0]))
+        for method, images in drawn.items()
+    }
+    return rows(page, pictures)
 
 
 def trade_off(page, content: str = "linear", style: str = "style", **labels):
-    """Content against style at the end of training, a panel for each set, a point for each method and seed."""
+    """Content against style at the end of training, a panel for each set, a point for each method and seed.
+
+    The panels have the scale of style in common, from 0 or the least value.
+    """
     sets = list(page.frame["set"].unique())
     down, across = -(-len(sets) // 2), min(2, len(sets))
     figure, axes = page.grid(down, across, share=False, figsize=(1.4 + 3.5 * across, 0.4 + 3.1 * down))
     for ax, name in zip(axes.flat, sets, strict=False):
         for method, part in beside_random(page, name).groupby("method", sort=False):
-            look = {"color": page.paper.colours.get(method, "black"), "marker": _MARKS[method], "label": method}
-            ax.scatter(part[style], part[content], s=26, linewidth=0, **look)
+            look = {"edgecolor": page.paper.colours.get(method, "black"), "marker": _MARKS[method], "label": method}
+            ax.scatter(part[style], part[content], s=28, facecolor="none", linewidth=1.1, **look)
         ax.set(title=name, **labels)
-        ax.set_xlim(min(-0.05, ax.get_xlim()[0]), None)
+    ends = [end for ax in axes.flat[: len(sets)] for end in ax.get_xlim()]
+    for ax in axes.flat[: len(sets)]:  # one scale of style, from 0, so that panels can be compared
+        ax.set_xlim(min(0, *ends), max(ends))
     axes[0, 0].legend(fontsize=8)
     return figure
 
@@ -133,8 +141,9 @@ def knob_map(page, content: str = "linear", style: str = "style", **labels):
     mean, deviation = cells.mean(), cells.std(ddof=0)
     for knob, (x, y) in mean.iterrows():
         colour = {"main": "C1", "as released": "C2"}.get(knob, "C0")
-        ax.errorbar(x, y, deviation.loc[knob, content], deviation.loc[knob, style], fmt="o", color=colour, lw=1)
-        ax.annotate(knob, (x, y), (6, 5), textcoords="offset points", fontsize=9, color=colour)
+        ax.errorbar(x, y, deviation.loc[knob, content], deviation.loc[knob, style], color=colour, lw=1, alpha=0.4)
+        ax.plot(x, y, "o", color=colour)
+        ax.annotate(knob, (x, y), (6, 5), textcoords="offset points", fontsize=9)
     ax.margins(0.12)
     ax.set(**labels)
     return figure
