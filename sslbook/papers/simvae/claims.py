@@ -238,7 +238,8 @@ CLAIMS = (
         FromDraws(
             (
                 Test(
-                    "10⁻⁶ less the distance from log 64: 64 groups, centres from 100·N(0, I), views of spread 1, five draws",
+                    "10⁻⁶ less the distance from log 64: 64 groups, centres from 100·N(0, I), views of spread 1, "
+                    "five draws",
                     lambda: _draws(_saturation),
                 ),
             )
