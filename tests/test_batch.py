@@ -134,7 +134,7 @@ def test_each_job_takes_a_gpu_that_is_free_and_waits_when_there_is_none(tmp_path
     with hardware.claim_device(None) as first:
         with hardware.claim_device(None) as second:
             assert (first, second) == ("cuda:0", "cuda:1")
-            assert all(lock.stat().st_mode & 0o777 == 0o666 for lock in tmp_path.glob("*.lock"))
+            assert [lock.stat().st_mode & 0o777 for lock in tmp_path.glob("*.lock")] == [0o666] * 2
             with pytest.raises(Waiting), hardware.claim_device(None):
                 pass
         with hardware.claim_device(None) as third:
