@@ -225,7 +225,7 @@ def test_runs_in_two_precisions_are_refused(in_float32):
     with pytest.raises(ValueError, match="1 in bfloat16 and float32"):
         PAPER.judge(PAPER.claim("fig1-order"), twice, "laptop", frame(effective_rank=lambda i, e: i))
     with pytest.raises(
-        ValueError, match=r"The claim 'fig1-order' .* there are 11 in float32, 1 in bfloat16\. .* --prec"
+        ValueError, match=r"The claim 'fig1-order' .* there are 14 in float32, 1 in bfloat16\. .* --prec"
     ):
         PAPER.judge(PAPER.claim("fig1-order"), found, "laptop", frame(effective_rank=lambda i, e: i))
     assert PAPER.judge(PAPER.claim("fig1-order"), found[:2], "laptop").status == UNDECIDED

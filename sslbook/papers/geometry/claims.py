@@ -126,8 +126,8 @@ _FIRST = "07aa644"
 """The commit of the first rules, before any run. Then they were judged by shorter runs, of other seeds."""
 
 _LONG = (
-    "The rule is that of commit 6a1110c. None of its runs had been looked at then; of the nine of seeds 11 to 13 two "
-    "had ended, and two were being trained. Seed 14 was trained later."
+    "The rule is that of commit 6a1110c. When it was written, two of the nine runs of seeds 11 to 13 had ended and two "
+    "were being trained; none had been looked at. Seeds 14 and 15 were trained later."
 )
 
 _START = "Since commit 6a1110c batch norm has statistics at the start."
