@@ -63,7 +63,7 @@ def test_figures_share_their_runs_and_other_figures_vary_one_thing():
     assert {c.replace(optim=large.optim) for c in configs("optimisers", "laptop")} == {large}
     assert len({type(optim) for optim in optims} | {LARS}) == 3 and large.optim not in optims
     controls = {labels["control"]: c for c, labels in PAPER.plan("controls", "laptop", seeds=[11])}
-    assert len(controls) == 5 and {c.epochs for c in controls.values()} == {64}
+    assert len(controls) == 6 and {c.epochs for c in controls.values()} == {64}
     assert controls["large, 512"].replace(method=large.method) == large
     for c in configs("knobs", "laptop"):
         assert sum(getattr(c.views, f) != getattr(small, f) for f in ("crop", "flip", "jitter", "grayscale")) == 1
