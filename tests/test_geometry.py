@@ -50,23 +50,23 @@ def test_the_most_valuable_runs_come_first():
 
 def test_figures_share_their_runs_and_other_figures_vary_one_thing():
     assert configs("fig7", "laptop") == configs("main", "laptop")
-    baseline = {c.id for c in configs("baseline", "laptop")}
+    main = {(labels["strength"], c.seed): c for c, labels in PAPER.plan("main", "laptop")}
+    assert {c.epochs for c in main.values()} == {64}
     depth = configs("fig8", "laptop")
-    assert depth[0].id in baseline and len({(c.method.widths, c.seed) for c in depth}) == len(depth)
+    assert len({(c.method.widths, c.seed) for c in depth}) == len(depth)
     assert {c.replace(method=depth[0].method, seed=1).id for c in depth} == {depth[0].id}
-    for c in configs("main", "laptop"):
-        assert c.replace(epochs=8, snapshots=4, early=(), seed=1).id in baseline and c.epochs == 64
-    assert configs("baseline", "paper") == configs("main", "paper")
+    changed = {"knobs": "views", "losses": "method", "optimisers": "optim", "heads": "method"}
+    for figure, field in changed.items():
+        kinds = set()
+        for c, labels in PAPER.plan(figure, "laptop"):
+            beside = main["small" if figure == "knobs" else "large", c.seed]
+            assert c != beside and c.replace(**{field: getattr(beside, field)}) == beside
+            kinds.add(tuple(labels.values()))
+        assert len(kinds) == {"losses": 1, "heads": 3}.get(figure, 2)
     small = policy("small")
-    large = configs("main", "laptop")[2]
-    optims = [c.optim for c in configs("optimisers", "laptop")]
-    assert {c.replace(optim=large.optim) for c in configs("optimisers", "laptop")} == {large}
-    assert len({type(optim) for optim in optims} | {LARS}) == 3 and large.optim not in optims
-    controls = {labels["control"]: c for c, labels in PAPER.plan("controls", "laptop", seeds=[11])}
-    assert len(controls) == 6 and {c.epochs for c in controls.values()} == {64}
-    assert controls["large, 512"].replace(method=large.method) == large
-    for c in configs("knobs", "laptop"):
-        assert sum(getattr(c.views, f) != getattr(small, f) for f in ("crop", "flip", "jitter", "grayscale")) == 1
+    for c, labels in PAPER.plan("knobs", "laptop"):
+        knobs = [f for f in ("crop", "flip", "jitter", "grayscale") if getattr(c.views, f) != getattr(small, f)]
+        assert knobs == [labels["knob"]] and getattr(c.views, knobs[0]) == getattr(policy("large"), knobs[0])
 
 
 def test_other_data_and_seeds():

@@ -21,7 +21,7 @@ from sslbook.views import Draws
 VERSION = 3
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew.
 
-The weights of the short runs (`plan.baseline` and those that vary one thing) are gone. In their records epoch 0 was
+The weights of the short runs of `plan.projectors` are gone. In their records epoch 0 was
 measured anew, from the initial weights, which the seed gives again. The other epochs are carried over from version 2,
 which had no accuracies of outputs, variances by direction and generators.
 """

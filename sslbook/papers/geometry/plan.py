@@ -48,13 +48,6 @@ _PROFILES = {
 _SEEDS = {"smoke": (1, 2), "laptop": (11, 12, 13, 14, 15), "paper": (1, 2, 3, 4, 5)}
 # Ours: hidden widths in units of the projector's output, before its last layer; large augmentations.
 _HIDDEN = ((), (1,), (4,), (16,), (4, 4))
-_KNOBS = {
-    "flip": dict(flip=0.5),
-    "crop": dict(crop=policy("large").crop),
-    "jitter": dict(jitter=policy("large").jitter),
-}
-# The runs beside the main ones are shorter: they compare with `baseline`, and with each other.
-_SHORT = {"smoke": {}, "laptop": dict(epochs=8, snapshots=4, early=()), "paper": {}}
 
 
 def _run(profile: str, seed: int, views, *, hidden: tuple[int, ...] = (), **changes) -> Config:
@@ -78,16 +71,12 @@ def main(profile: str) -> list[Planned]:
     return _by_strength(profile, _SEEDS[profile])
 
 
-def baseline(profile: str) -> list[Planned]:
-    """Runs of each strength, as long as those of `knobs`, `losses` and `fig8`."""
-    return _by_strength(profile, (1, 2, 3), **_SHORT[profile]) if _SHORT[profile] else main(profile)
-
-
 def projectors(profile: str) -> list[Planned]:
-    """Depth and width of the projector under large augmentations."""
+    """Depth and width of the projector under large augmentations, in shorter runs."""
+    short = {"smoke": {}, "laptop": dict(epochs=8, snapshots=4, early=()), "paper": {}}[profile]
     return [
         Planned(
-            _run(profile, seed, policy("large"), hidden=hidden, **_SHORT[profile]),
+            _run(profile, seed, policy("large"), hidden=hidden, **short),
             {"strength": "large", "hidden": _words(profile, hidden)},
         )
         for seed in ((1,) if profile == "smoke" else (1, 2, 3))
@@ -96,14 +85,27 @@ def projectors(profile: str) -> list[Planned]:
 
 
 def knobs(profile: str) -> list[Planned]:
-    """Small augmentations with one knob turned to large."""
-    small, short = policy("small"), _SHORT[profile]
-    return [Planned(_run(profile, 1, small.replace(**knob), **short), {"knob": name}) for name, knob in _KNOBS.items()]
+    """Small augmentations with the crop, or the jitter, of large ones. Does accuracy need the collapse?
+
+    A knob *brings accuracy* if with it half of the 20-NN accuracy is gained that large augmentations gain over small
+    ones, and it *costs rank* if the projector loses more than a tenth of it by each definition of `fig1-collapse`; both
+    in every run, against the main runs of its seed.
+    """
+    small, large = policy("small"), policy("large")
+    turned = {"crop": small.replace(crop=large.crop), "jitter": small.replace(jitter=large.jitter)}
+    return [
+        Planned(_run(profile, seed, views), {"knob": name})
+        for seed in _SEEDS[profile][:2]
+        for name, views in turned.items()
+    ]
 
 
 def losses(profile: str) -> list[Planned]:
-    """NT-Xent in the place of Eq. 1."""
-    swapped = _by_strength(profile, (1,), loss="nt_xent", **_SHORT[profile])
+    """NT-Xent in the place of Eq. 1, under large augmentations.
+
+    Named is what is *visible*, in the sense of the page on experiments beyond the paper, beside the main runs.
+    """
+    swapped = _by_strength(profile, _SEEDS[profile][:1], ("large",), loss="nt_xent")
     return [planned._replace(labels=planned.labels | {"contrast": "NT-Xent"}) for planned in swapped]
 
 
@@ -134,32 +136,21 @@ def optimisers(profile: str) -> list[Planned]:
     ]
 
 
-def controls(profile: str) -> list[Planned]:
-    """Runs as long as the main ones, for two questions. No page shows them yet.
+def heads(profile: str) -> list[Planned]:
+    """Networks as projectors in runs as long as the main ones; to take the place of `projectors`, shown nowhere yet.
 
-    Are crop or jitter alone enough? One of them *brings accuracy* if with it half of the 20-NN accuracy is gained that
-    large augmentations gain over small ones, and it *costs rank* if the projector loses more than a tenth of it by each
-    definition of `fig1-collapse`; both in every run, against the main runs of its seed.
-
-    What does NT-Xent change, in the place of Eq. 1, and what a network as projector? Named is what is *visible*, in the
-    sense of the page on experiments beyond the paper, with the main runs as its yardstick.
+    Named is what is *visible*, in the sense of the page on experiments beyond the paper, with the main runs as its
+    yardstick.
     """
-    large, small = policy("large"), policy("small")
-    planned = []
-    for seed in _SEEDS[profile][:2]:
-        runs = {f"small + {knob}": _run(profile, seed, small.replace(**_KNOBS[knob])) for knob in ("crop", "jitter")}
-        runs["large, NT-Xent"] = _run(profile, seed, large, loss="nt_xent")
-        runs |= {
-            f"large, {_words(profile, hidden)}": _run(profile, seed, large, hidden=hidden)
-            for hidden in ((1,), (16,), (4, 4))
-        }
-        planned += [Planned(config, {"control": name}) for name, config in runs.items()]
-    return planned
+    return [
+        Planned(_run(profile, seed, policy("large"), hidden=hidden), {"hidden": _words(profile, hidden)})
+        for seed in _SEEDS[profile][:2]
+        for hidden in ((1,), (16,), (4, 4))
+    ]
 
 
 PLANS = {"main": main, **{f"fig{i}": main for i in range(1, 10)}, "fig8": projectors}
-PLANS |= {"knobs": knobs, "losses": losses, "baseline": baseline}
-PLANS |= {"tangents": tangents, "optimisers": optimisers, "controls": controls}
-"""All but the last six and `fig8` are drawn from the main runs."""
+PLANS |= {"knobs": knobs, "losses": losses, "tangents": tangents, "optimisers": optimisers, "heads": heads}
+"""All but the last five and `fig8` are drawn from the main runs."""
 
-SWEEP = ("fig8", "knobs", "losses", "baseline", "tangents", "optimisers")
+SWEEP = ("fig8", "knobs", "losses", "tangents", "optimisers")
