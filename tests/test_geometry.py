@@ -63,6 +63,7 @@ def test_figures_share_their_runs_and_other_figures_vary_one_thing():
             assert c != beside and c.replace(**{field: getattr(beside, field)}) == beside
             kinds.add(tuple(labels.values()))
         assert len(kinds) == {"losses": 1, "heads": 3}.get(figure, 2)
+    assert len({type(c.optim) for c in configs("optimisers", "laptop")} | {LARS}) == 3
     small = policy("small")
     for c, labels in PAPER.plan("knobs", "laptop"):
         knobs = [f for f in ("crop", "flip", "jitter", "grayscale") if getattr(c.views, f) != getattr(small, f)]
