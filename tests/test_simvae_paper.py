@@ -238,6 +238,15 @@ def test_the_terms_of_the_kept_style_are_those_of_samples():
     assert theory.kept_style(shares)["both"].argmax() > 0 == theory.kept_style(shares)["prior"].argmax()
 
 
+@pytest.mark.parametrize("sigma_x2", [0.1, 0.5, 2.0])
+def test_with_its_noise_free_the_bound_keeps_the_share_of_style_that_the_page_states(sigma_x2):
+    kept = torch.linspace(0, 1, 201)
+    noises = torch.logspace(-2, 0, 201).tolist()
+    bounds = torch.stack([theory.kept_style(kept, noise=n, sigma_x2=sigma_x2)["both"] + math.log(n) for n in noises])
+    best = kept[bounds.max(0).values.argmax()].item()
+    assert best == pytest.approx(math.sqrt(max(0.0, 1 - sigma_x2) * 0.15 / (1 - 1 / 2)), abs=0.02)
+
+
 def test_the_line_under_a_figure_names_every_set_with_its_own_epochs():
     facts = {"hardware": "a processor", "precision": "float32", "commit": "abc", "seconds": 60.0}
     planned = PAPER.plan("main", "laptop")
