@@ -9,7 +9,7 @@ import safetensors.torch
 from torch import Tensor
 from torch.nn import Module
 
-from sslbook.files import checkpoints, write_whole
+from sslbook.files import checkpoints, reading, write_whole
 
 
 def save_weights(path: Path, method: Module) -> None:
@@ -39,15 +39,17 @@ def resume(directory: Path, method: Module, optimizer) -> tuple[list[dict], floa
             warnings.warn(f"{path} is torn or altered; falling back to the checkpoint before it.", stacklevel=2)
             path.unlink()  # it must not count as one of the two that are kept
             continue
-        tensors, metadata = load(content)
-        method.load_state_dict({k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")})
-        state: dict[int, dict] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                state.setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return json.loads(metadata["history"]), float(metadata["seconds"])
+        with reading(path, directory):
+            tensors, metadata = load(content)
+            weights = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+            method.load_state_dict(weights)
+            state: dict[int, dict] = {}
+            for key, value in tensors.items():
+                if key.startswith("optimizer."):
+                    _, index, name = key.split(".", 2)
+                    state.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            return json.loads(metadata["history"]), float(metadata["seconds"])
     return [], 0.0
 
 

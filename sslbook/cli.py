@@ -9,7 +9,7 @@ import torch
 
 import sslbook.notebooks.command as notebook
 from sslbook import files, hardware, ledger, papers, runs, training
-from sslbook.config import require
+from sslbook.config import require, require_known
 from sslbook.papers import Paper, Planned
 from sslbook.processes import world
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     except torch.OutOfMemoryError as error:
         print(f"The device is out of memory ({str(error).splitlines()[0]}); choose a smaller batch.", file=sys.stderr)
         return 1
-    except (ValueError, training.Diverged) as error:
+    except (ValueError, ArithmeticError, training.Diverged) as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
@@ -90,8 +90,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _planned(options) -> list[tuple[Paper, list[Planned]]]:
     chosen = [papers.paper(name) for name in ([options.paper] if options.paper else papers.names())]
-    chosen = [paper for paper in chosen if options.figure in paper.plans] or chosen[:1]  # none has it: its plan says so
-    return [(paper, paper.plan(options.figure, options.profile, options.dataset, options.seeds)) for paper in chosen]
+    require_known("figure", options.figure, dict.fromkeys(name for paper in chosen for name in paper.plans))
+    asked = options.figure, options.profile, options.dataset, options.seeds
+    return [(paper, paper.plan(*asked)) for paper in chosen if options.figure in paper.plans]
 
 
 def _run(options) -> int:

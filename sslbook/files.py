@@ -101,4 +101,5 @@ def allow_all_characters() -> None:
 
 def checkpoints(directory: Path) -> list[Path]:
     """The checkpoints of a run, newest first."""
-    return sorted(directory.glob(f"checkpoint-{'[0-9]' * 5}.safetensors"), reverse=True)
+    found = directory.glob(f"checkpoint-{'[0-9]' * 5}*.safetensors")
+    return sorted(found, key=lambda path: int(path.stem.split("-")[1]), reverse=True)

@@ -79,7 +79,7 @@ def fit(x: Tensor, moved: Tensor, epsilon: float, *, penalty: float = 1e-3) -> T
 
     **Returns** G, (n, n) in float64.
 
-    **Raises** `ValueError` if shapes differ, and for an ε or a penalty that is not above 0.
+    **Raises** `ValueError` if shapes differ, all of `x` is 0, and for an ε or a penalty that is not above 0.
 
     >>> x, G = torch.eye(2).double(), lie.plane_generator("squeeze")
     >>> bool(torch.allclose(lie.fit(x, x @ lie.exp(G, 0.1).T, 0.1, penalty=1e-12), G))
@@ -89,6 +89,7 @@ def fit(x: Tensor, moved: Tensor, epsilon: float, *, penalty: float = 1e-3) -> T
         require_number(name, number, above=0)
     x, moved = (finite(name, value, 2).double() for name, value in (("x (N, n)", x), ("moved (N, n)", moved)))
     require(x.shape == moved.shape, f"x has shape {tuple(x.shape)}, moved {tuple(moved.shape)}; they must be equal.")
+    require(bool(x.any()), "All of x is 0; no generator can be fitted to it.")
     gram, eye = x.T @ x, torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
     step = torch.linalg.solve(gram + penalty * gram.diagonal().mean() * eye, x.T @ (moved - x)).T
     logarithm = np.real(scipy.linalg.logm((eye + step).cpu().numpy()))
@@ -265,6 +266,7 @@ def optimal_energies(costs, width: int, beta: float = 2.0) -> Tensor:
     require_number("The width", width, least=1, whole=True)
     require_number("beta", beta, above=0)
     costs = finite("The list of costs", costs, 1, dtype=torch.float64) / beta
+    costs = costs - costs.min()  # the same for all, and else the 1 is lost beside them
     cheapest = costs.argsort(stable=True)[:width]
     levels = (1 + costs[cheapest].cumsum(0)) / torch.arange(1, len(cheapest) + 1, device=costs.device)
     level = levels[int((costs[cheapest] < levels).sum()) - 1]

@@ -219,7 +219,8 @@ def ensure(config: Config, *, device: str | None = None, time_limit: float | Non
     Two processes that ask for the same run do not train it twice: one trains, the other waits and reads. Those that
     `torchrun` started train it together, and the first of them locks it and writes. `device` is "cpu", "cuda" or
     "cuda:0", …; the default is a free GPU where there is one, under `torchrun` one for each process. `time_limit` is in
-    seconds and includes the wait for a lock or a device. At least one epoch is trained, whatever the limit.
+    seconds. It ends the wait for another process that has the run, and the wait for a device counts. From there on at
+    least one epoch is trained, whatever the limit.
 
     Raises `ValueError` for a directory of another configuration, an unknown device or missing data, and what
     `training.train` raises.
@@ -230,7 +231,7 @@ def ensure(config: Config, *, device: str | None = None, time_limit: float | Non
     if processes.broadcast(run is not None):
         return run or find(config)
     path.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder() / f"{config.id}.lock") if first else contextlib.nullcontext():
+    with _locked(config, time_limit) if first else contextlib.nullcontext():
         run = find(config)
         if processes.broadcast(run is not None):
             return run or find(config)
@@ -256,10 +257,19 @@ def ensure(config: Config, *, device: str | None = None, time_limit: float | Non
     return Run(config, path)
 
 
+def _locked(config: Config, time_limit: float | None):
+    """The lock of the run, held; raises `TimeLimit` if another process has it for longer."""
+    limit = -1 if time_limit is None else max(0, time_limit)
+    try:
+        return filelock.FileLock(folder() / f"{config.id}.lock").acquire(timeout=limit)
+    except filelock.Timeout:
+        raise training.TimeLimit(f"Another process has the run {config.id}, and the time limit is over.") from None
+
+
 def _started(path: Path, facts: dict) -> dict:
-    """Note who trains from here on; what trained the run up to here is kept under `earlier`."""
+    """Note who trains from here on; what trained the run up to its checkpoint is kept under `earlier`."""
     file = path / "provenance.json"
-    if file.exists():
+    if file.exists() and files.checkpoints(path):
         try:
             before = dict(json.loads(file.read_text()))
         except (ValueError, TypeError):

@@ -7,6 +7,7 @@ graph. There what is not finite shows itself, for one such value makes a whole l
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,8 @@ def finite(name: str, value, *axes: int, dtype: torch.dtype | None = None) -> Te
     ValueError: The weight holds 1 values that are infinite or not a number; all must be finite.
     """
     try:
+        if isinstance(value, np.ndarray) and min(value.strides, default=0) < 0:
+            value = value.copy()  # PyTorch takes no array that is read backwards
         tensor = torch.as_tensor(value, dtype=None if torch.is_tensor(value) and value.is_complex() else dtype)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} is of type {type(value).__name__}; it must hold real numbers.") from error

@@ -33,7 +33,7 @@ from sslbook.processes import world
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number; checkpoints from before are kept."""
+    """The loss or the weights are no longer numbers; checkpoints from before are kept."""
 
 
 class TimeLimit(RuntimeError):
@@ -112,6 +112,9 @@ def train(
             began = time.monotonic()
             history.append({"epoch": epoch} | _epoch(config, images, steps, epoch, step, bar, directory))
             speeds.append(steps * config.batch_size / (time.monotonic() - began))
+            lost = [name for name, weights in method.named_parameters() if not weights.isfinite().all()]
+            if lost:
+                raise Diverged(f"After epoch {epoch} the weights {lost[0]} are not finite.{_advice(config, directory)}")
             processes.average(value for name, value in method.named_buffers() if "running_" in name)
             if writes and epoch in config.snapshot_epochs:
                 save_weights(snapshot_path(directory, epoch), method)
@@ -203,14 +206,15 @@ def _epoch(config: Config, images: ImageSet, steps: int, epoch: int, step: Calla
         i = int((~finite).int().argmax())
         found = {name: value[i].item() for name, value in values.items()}
         wrong = " and ".join(f"{name} became {value}" for name, value in found.items() if not np.isfinite(value))
-        kept = f"The last good checkpoint is kept in {directory}" if checkpoints(directory) else "No checkpoint yet"
-        raise Diverged(
-            f"The {wrong} at epoch {epoch}, step {i + 1} of {steps}. {kept}; a smaller learning rate than "
-            f"{config.optim.learning_rate:g} may help."
-        )
+        raise Diverged(f"The {wrong} at epoch {epoch}, step {i + 1} of {steps}.{_advice(config, directory)}")
     means = {name: value.mean().item() for name, value in values.items()}
     bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
     return means | {"learning_rate": learning_rate}
+
+
+def _advice(config: Config, directory: Path) -> str:
+    kept = f"The last good checkpoint is kept in {directory}" if checkpoints(directory) else "No checkpoint yet"
+    return f" {kept}; a smaller learning rate than {config.optim.learning_rate:g} may help."
 
 
 @contextlib.contextmanager

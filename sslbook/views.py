@@ -124,8 +124,8 @@ class Policy(Part, slot="views"):
         w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
         first, found = fits.int().argmax(1, keepdim=True), fits.any(1)
-        largest_h = min(height, round(width / self.ratio[0]))
-        largest_w = min(width, round(height * self.ratio[1]))
+        largest_h = max(1, min(height, round(width / self.ratio[0])))
+        largest_w = max(1, min(width, round(height * self.ratio[1])))
         h = torch.where(found, h.gather(1, first)[:, 0], largest_h)
         w = torch.where(found, w.gather(1, first)[:, 0], largest_w)
         top, left = (
@@ -309,7 +309,7 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     r, g, b = x.unbind(1)
     v = x.amax(1)
     c = v - x.amin(1)
-    sixth = (6 * c).clamp_(min=1e-12).reciprocal_()
+    sixth = (6 * c).clamp_(min=max(1e-12, torch.finfo(x.dtype).tiny)).reciprocal_()
     if_r, if_g, if_b = (g - b) * sixth, (b - r) * sixth + 1 / 3, (r - g) * sixth + 2 / 3
     not_r, not_g = (v - r).sign_(), (v - g).sign_()
     h = if_r + not_r * (if_g - if_r + not_g * (if_b - if_g)) + shift[:, None, None]

@@ -166,7 +166,7 @@ METRICS = {
 def test_metrics_take_features_on_a_gpu(name):
     """Those whose steps have shapes that do not depend on values, which nobody knows here."""
     with FakeTensorMode(), Reads():
-        METRICS[name]()
+        assert isinstance(METRICS[name](), (float, int, torch.Tensor))
 
 
 def gradients(method, loss):

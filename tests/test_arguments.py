@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pytest
 import torch
 
@@ -447,9 +448,21 @@ def call(name, /, **changes):
     return function(name)(**{key: argument.good for key, argument in CALLS[name].items()} | changes)
 
 
+def leaves(found):
+    """Tensors and numbers of a result; of a tuple, table or dictionary those inside."""
+    if isinstance(found, (torch.Tensor, float, int)):
+        yield found
+    elif isinstance(found, pd.DataFrame):
+        yield torch.from_numpy(found.select_dtypes("number").to_numpy(float))
+    else:
+        for each in found.values() if isinstance(found, dict) else found:
+            yield from leaves(each)
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_good_is_taken(name):
-    assert call(name) is not None
+    found = list(leaves(call(name)))
+    assert found and all(bool(torch.as_tensor(leaf).isfinite().all()) for leaf in found)
 
 
 CASES = [(name, key, what) for name, table in CALLS.items() for key, argument in table.items() for what in argument.bad]

@@ -357,6 +357,9 @@ def test_a_subset_is_a_copy_and_a_set_moves_whole():
     some = part.subset([3, 1])
     assert torch.equal(some.images[1], part.images[1]) and some.factors["x"][0] == part.factors["x"][3]
     assert len(part.subset(part.coarse == 2)) == (part.coarse == 2).sum()
+    assert len(part.subset([])) == len(part.balanced(0, seed=0)) == 0
+    with pytest.raises(ValueError, match="n is -1; it must be a whole number of at least 0"):
+        part.balanced(-1, seed=0)
     some.images.zero_(), part.images.zero_()
     assert data.load("shapes", "test").images.any()
     moved = part.to("meta")

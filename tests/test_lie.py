@@ -259,6 +259,7 @@ def test_costly_directions_fade_out_linearly_and_are_gone_from_beta_over_the_num
         assert 16 * energies[[0, -1]] == pytest.approx(2 * [max(0, 1 - 14 * cost / 2)], abs=1e-12)
     assert lie.optimal_energies([1, 1, 0, 0, 0], 3).tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3, 1 / 3])
     assert lie.optimal_energies(16 * [1.0], 4).count_nonzero() == 4
+    assert lie.optimal_energies([1e17, 2e17], 2).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("degrees", [15, 30, 45, 90])
@@ -318,6 +319,7 @@ def test_bad_input_is_refused_with_a_sentence():
             torch.zeros(5, 4), torch.zeros(2, 4, 4), torch.zeros(5, 1)
         ),
         "width is 0": lambda: lie.optimal_energies([0.0, 0.0], 0),
+        "All of x is 0": lambda: lie.fit(torch.zeros(4, 2), torch.zeros(4, 2), 0.1),
         "reach is -1": lambda: lie.train_projector(torch.zeros(1, 4, 4), -1),
     }.items():
         with pytest.raises(ValueError, match=sentence):

@@ -373,6 +373,8 @@ def test_bad_input_is_refused_with_a_sentence():
         losses.matching_gap(x, y[:3], epsilon=0.1)
     with pytest.raises(ValueError, match=r"epsilon is -0\.1; it must be a finite number of at least 0"):
         losses.matching_gap(x, y, epsilon=-0.1)
+    with pytest.raises(ValueError, match="epsilon is 1e-40; it must be 0 or at least 1e-30"):
+        losses.matching_gap(x, y, epsilon=1e-40)
     with pytest.raises(ValueError, match="cost is 'dot'; allowed are 'cosine', 'sqeuclidean', 'circular_variance'"):
         losses.matching_gap(x, y, epsilon=0.1, cost="dot")
     with pytest.raises(ValueError, match="holds 0 image"):
@@ -381,7 +383,7 @@ def test_bad_input_is_refused_with_a_sentence():
         losses.sinkhorn(x, 0.1)
     with pytest.raises(ValueError, match="epsilon is nan"):
         losses.sinkhorn(x @ y.T, math.nan)
-    with pytest.raises(ValueError, match="epsilon is 0; it must be a finite number above 0"):
+    with pytest.raises(ValueError, match="epsilon is 0; it must be a finite number of at least 1e-30"):
         losses.multi_matching_gap(torch.stack([x, y]), epsilon=0)
     with pytest.raises(ValueError, match=r"shape \(4, 3\); it must be \(k, N, D\)"):
         losses.multi_matching_gap(x, epsilon=0.1)

@@ -38,6 +38,8 @@ def test_rank_counts_the_singular_values_at_or_above_the_threshold():
     spectrum = torch.tensor([0.25, 4.0, 1.0])
     assert [metrics.rank(spectrum, t) for t in (0, 0.25, 0.5, 1, 4, 5)] == [3, 3, 2, 2, 1, 0]
     assert [metrics.rank(spectrum, t, relative=True) for t in (0.0625, 0.25, 0.3, 1)] == [3, 2, 1, 1]
+    assert metrics.rank(torch.zeros(5, 3), 0.1, relative=True) == 0
+    assert metrics.rank(np.eye(3)[::-1], 0.5) == 3
 
 
 def test_ranks_of_a_matrix_are_those_of_its_spectrum():
@@ -229,6 +231,23 @@ def test_two_nn_agrees_with_a_plain_regression_and_ignores_units_rotation_and_sh
     assert metrics.two_nn(moved.float()) == pytest.approx(slope, rel=1e-2)
     # More copies than are discarded; they double the neighbours of some others, too.
     assert metrics.two_nn(torch.cat([x, x[:200]])) == pytest.approx(slope, rel=0.3)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-4, 3e-5])
+def test_knn_tells_the_classes_of_nearly_collapsed_features(spread):
+    """Cosines that differ by 1e-8 are one number in float32."""
+    labels = torch.arange(400) % 10
+    x = (normal(1, 64) + spread * (normal(10, 64, seed=1)[labels] + 0.1 * normal(400, 64, seed=2))).float()
+    for train, test in ((x, x.double()), (x.double(), x), (x, x)):
+        assert metrics.knn_accuracy(train[:200], labels[:200], test[200:], labels[200:], k=5) == 1
+
+
+@pytest.mark.parametrize("gap", [0, 300, 1000])
+def test_two_nn_of_two_squares_does_not_depend_on_their_distance(gap):
+    squares = torch.rand(600, 2, generator=torch.Generator().manual_seed(0)).mul(4096).round() / 4096
+    squares[300:] += 10 + gap
+    assert metrics.two_nn(squares) == pytest.approx(metrics.two_nn(squares.double()), rel=1e-9)
+    assert metrics.two_nn(squares) == pytest.approx(2, abs=0.25)
 
 
 def test_two_nn_says_when_all_is_discarded():

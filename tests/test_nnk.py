@@ -165,11 +165,21 @@ def test_scale_rotation_and_order_change_nothing(kernel):
     x, options = relu(300), dict(k=25, kernel=kernel, bandwidth=0.7 if kernel == "gaussian" else None)
     expected = metrics.nnk(x, **options)
     rotation, order = torch.linalg.qr(normal(40, 40)).Q, torch.randperm(300)
-    for moved in (1e3 * x, 1e-3 * x, x @ rotation):
+    far = (1e-170 * x, 1e150 * x) if kernel == "cosine" else ()
+    for moved in (1e3 * x, 1e-3 * x, x @ rotation, *far):
         found = metrics.nnk(moved, **options)
         assert selected(found) == selected(expected) and torch.allclose(found.weights, expected.weights, atol=1e-8)
     shuffled = selected(metrics.nnk(x[order], **options))
     assert [{int(order[j]) for j in shuffled[i]} for i in order.argsort()] == selected(expected)
+
+
+@pytest.mark.parametrize("gap", [300, 1000])
+def test_candidates_are_the_nearest_however_far_apart_clusters_lie(gap):
+    x = (torch.rand(400, 2, generator=torch.Generator().manual_seed(0)) * 4096).round() / 4096
+    x[200:] += gap
+    found = metrics.nnk(x.float(), k=20, kernel="gaussian", bandwidth=0.7).indices
+    distances = (x[:, None] - x).double().norm(dim=2).fill_diagonal_(torch.inf)
+    assert torch.equal(distances.gather(1, found), distances.topk(20, largest=False).values)
 
 
 def test_leave_one_out_is_asking_each_feature_about_all_others():

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import pandas as pd
 import pytest
 import torch
@@ -207,6 +208,29 @@ def test_waiting_counts_towards_the_time_limit(folder, monkeypatch):
     for limit in (None, 100):
         runs.ensure(tiny(seed=limit or 0), time_limit=limit)
     assert limits[0] is None and 0 < limits[1] < 99.7
+
+
+def test_the_time_limit_ends_the_wait_for_another_process_that_has_the_run(folder):
+    folder.mkdir()
+    held = filelock.FileLock(folder / f"{tiny().id}.lock")
+    with held, pytest.raises(training.TimeLimit, match="Another process has the run"):
+        runs.ensure(tiny(), device="cpu", time_limit=0.2)
+
+
+def test_an_attempt_that_trained_nothing_leaves_no_mark(folder, monkeypatch):
+    """Else its precision would count as that of a part of the run."""
+
+    def no_data(data):
+        raise ValueError("There is no data.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "load_train", no_data)
+        patch.setenv("SSLBOOK_PRECISION", "bfloat16")
+        with pytest.raises(ValueError, match="no data"):
+            runs.ensure(tiny(), device="cpu")
+    monkeypatch.setenv("SSLBOOK_PRECISION", "float32")
+    run = runs.ensure(tiny(), device="cpu")
+    assert run.provenance["precision"] == "float32" and "earlier" not in run.provenance
 
 
 def test_a_run_of_no_epochs_has_an_empty_history(folder):

@@ -176,6 +176,34 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_
     assert files.checkpoints(tmp_path)[0].read_bytes() == kept
 
 
+def test_weights_that_are_not_finite_after_the_last_step_are_not_kept(tmp_path, images, monkeypatch):
+    """The losses are taken before the steps, so they cannot tell."""
+    config = tiny(epochs=2, optim=SGD(learning_rate=1e-3, warmup=0.0))
+    stop_after(config, images, tmp_path, 1)
+    kept, healthy, steps = files.checkpoints(tmp_path)[0].read_bytes(), SimCLR.pair_loss, iter(range(99))
+
+    def loss(self, a, b):
+        """In the last step a loss of finite value whose gradient is not a number."""
+        return healthy(self, a, b) + ((0 * a).sum().sqrt() if next(steps) == 2 else 0)
+
+    monkeypatch.setattr(SimCLR, "pair_loss", loss)
+    with pytest.raises(training.Diverged, match=r"After epoch 2 the weights .* are not finite. The last good "):
+        training.train(config, images, tmp_path)
+    assert files.checkpoints(tmp_path)[0].read_bytes() == kept and not files.snapshot_path(tmp_path, 2).exists()
+
+
+def test_the_newest_checkpoint_has_the_greatest_epoch_whatever_its_digits(tmp_path):
+    for epoch in (99_999, 100_000, 9):
+        (tmp_path / f"checkpoint-{epoch:05d}.safetensors").touch()
+    assert [int(path.stem.split("-")[1]) for path in files.checkpoints(tmp_path)] == [100_000, 99_999, 9]
+
+
+def test_a_checkpoint_of_other_weights_is_named(tmp_path, images):
+    stop_after(tiny(), images, tmp_path, 1)
+    with pytest.raises(files.Damaged, match=r"checkpoint-00001.safetensors cannot be read .*Missing key"):
+        training.train(tiny(method=SimCLR(widths=(8, 4))), images, tmp_path)
+
+
 def test_policies_for_another_number_of_views_are_refused(tmp_path, images):
     three = PerView((policy("small"), policy("weak"), policy("large")))
     with pytest.raises(ValueError, match="lists 3 policies, but the method takes 2 views; give each a policy"):

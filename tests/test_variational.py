@@ -329,6 +329,8 @@ def test_shapes_that_do_not_match_are_refused_with_a_sentence():
         losses.elbo_ssl(x, x_hat[:, :3], mean, log_variance, **SETTINGS)
     with pytest.raises(ValueError, match=r"means and what goes with them have the shapes \(3, 4, 5\) and \(3, 4, 4\)"):
         losses.elbo_ssl(x, x_hat, mean, log_variance[..., :4], **SETTINGS)
+    with pytest.raises(ValueError, match=r"\(3, 4, 5, 1\); they must be \(J, N, C, H, W\) twice and \(J, N, L\)"):
+        losses.elbo_ssl(x, x_hat, mean[..., None], log_variance[..., None], **SETTINGS)
     with pytest.raises(ValueError, match=r"latents have the shape \(4, 5\)"):
         losses.group_log_prior(mean[0], sigma2=SIGMA2, prior="marginal")
     with pytest.raises(ValueError, match="1 view in a group; its consistency"):

@@ -274,3 +274,14 @@ def test_a_vertical_mirror_turns_images_upside_down_and_leaves_the_other_draws_a
     plain, mirrored = (policy.draw(4000, (32, 32), seeded()) for policy in (EVERYTHING, half))
     assert all(torch.equal(a, b) for a, b in zip(plain[:-1], mirrored[:-1], strict=True))
     assert not plain.vertical.any() and abs(mirrored.vertical.float().mean() - 0.5) < 0.03
+
+
+def test_half_precision_turns_a_gray_image_into_itself():
+    gray = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float16)
+    assert torch.equal(views.hue(gray, torch.tensor([0.1, -0.3]).half()), gray)
+
+
+def test_no_crop_is_without_height_or_width():
+    for ratio in ((100, 200), (1 / 200, 1 / 100)):
+        box = views.Policy(crop=(0.9, 1), ratio=ratio).draw(64, (32, 32)).box
+        assert (box[:, 2:] >= 1).all()

@@ -75,6 +75,8 @@ def test_a_permutation_p_is_that_of_all_orders():
     every = [gap(np.isin(range(6), chosen).astype(int)) for chosen in itertools.combinations(range(6), 3)]
     exact = np.mean(np.array(every) >= gap(labels) - 1e-12)
     assert statistics.permutation_p(gap, labels, draws=4000) == pytest.approx(exact, abs=0.01)
+    with pytest.raises(ValueError, match="The statistic is nan"):
+        statistics.permutation_p(lambda labels: np.nan, labels)
 
 
 def test_pseudo_values_of_a_mean_are_the_values_and_those_of_a_variance_have_no_bias():
@@ -117,6 +119,8 @@ def test_what_is_linear_is_predicted_and_noise_is_not_though_it_fits_in_sample()
     assert statistics.skill(statistics.predicted(noise, y, groups), y, groups) < 0.3
     assert statistics.in_sample(noise, y) > 0.95
     assert statistics.skill(statistics.predicted_mean(y, groups), y, groups) == 0
+    with pytest.raises(ValueError, match="there is nothing to predict"):
+        statistics.p_of_skill(x, np.ones(30), groups)
     for function in (statistics.predicted, statistics.p_of_skill):
         with pytest.raises(ValueError, match="fewer than three groups"):
             function(x[:4], y[:4], [0, 0, 1, 1])
@@ -156,6 +160,13 @@ def test_views_of_a_family_are_of_the_images_and_in_range(family):
         assert (views[:3] == original).all() and (views[3] == views[4]).all() and not (views[3] == original).all()
     else:
         assert len({tuple(view.flatten().tolist()) for view in views}) == 6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_views_have_the_shape_of_images_that_are_not_square(family):
+    for size in ((36, 40), (40, 36)):
+        views = augmented(torch.zeros(2, 3, *size, dtype=torch.uint8), family, 2)
+        assert views.shape == (2, 2, 3, *size)
 
 
 def test_another_family_is_refused():

@@ -218,6 +218,7 @@ def badge(status, text):
 
 def verdict(app, id):
     """A claim in our words, and its verdict."""
+    library("papers").claim(id)  # which names those spelt alike
     v = next(v for found in judged().values() for v in found if v.claim.id == id)
     mine = "*Ours:* " if v.claim.ours else ""
     return f"{mine}{plain(v.claim.says)} {badge(v.status, v.status)} {v.scale}".strip()

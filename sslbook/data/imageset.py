@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslbook.config import require_number
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -55,10 +57,13 @@ class ImageSet:
     def subset(self, indices) -> "ImageSet":
         """A copy of the images at `indices` (integers in any order, or a mask of N booleans)."""
         indices = torch.as_tensor(indices, device=self.images.device)
+        if indices.numel() == 0:
+            indices = indices.long()  # an empty list has no type
         return self._map(lambda values: values[indices])
 
     def balanced(self, n: int | None, seed: int) -> "ImageSet":
-        """The first n images of `balanced_order`: at most n; None for all."""
+        """The first n ≥ 0 images of `balanced_order`, or all if there are fewer; None for all."""
+        require_number("n", 0 if n is None else n, least=0, whole=True)
         return self.subset(balanced_order(self.fine, seed)[:n])
 
 

@@ -46,20 +46,20 @@ def sinkhorn(cost: Tensor, epsilon: float, *, tol: float = 1e-3, max_iter: int =
     **Arguments**
 
     - `cost` (..., N, N): floating point; an infinite cost forbids a pair, NaN gives NaN.
-    - `epsilon` > 0: the regularisation, in units of the cost.
+    - `epsilon`, at least 1e-30: the regularisation, in units of the cost.
     - `tol` ≥ 0, `max_iter` ≥ 1: every ten iterations the error is looked at, and all stop when none of the batch is
       above `tol`, or at `max_iter`, with a warning.
 
     **Returns** a `Plan`. Its columns are exact up to rounding, so that mean f + mean g is a lower bound of
     min_P [⟨P, C⟩ + ε Σ P log P], off by second order.
 
-    **Raises** `ValueError` unless epsilon > 0 and C is square.
+    **Raises** `ValueError` if epsilon is below 1e-30 or C is not square.
 
     >>> losses.sinkhorn(torch.zeros(2, 2), 0.1).plan
     tensor([[0.2500, 0.2500],
             [0.2500, 0.2500]])
     """
-    require_number("epsilon", epsilon, above=0)
+    require_number("epsilon", epsilon, least=1e-30)
     _require_limits(tol, max_iter)
     floating("The cost", cost)
     require(
@@ -81,7 +81,8 @@ def matching_gap(
 
     **Arguments**
 
-    - `epsilon` ≥ 0, in units of the cost. At 0 the pairing is compared with the best assignment, found on the CPU.
+    - `epsilon`, 0 or at least 1e-30, in units of the cost. At 0 the pairing is compared with the best assignment, found
+      on the CPU.
     - `cost`: "cosine" is 1 − cos, "circular_variance" (1 − cos)/2, "sqeuclidean" ‖x − y‖², which does not normalise.
     - `tol`, `max_iter`: as in `sinkhorn`.
 
@@ -92,7 +93,7 @@ def matching_gap(
     Value: the dual objective. Gradient: J − P, by Danskin's theorem, as accurate as the plan (`tol`). There are no
     second derivatives.
 
-    **Raises** `ValueError` if ε < 0, the cost is unknown or the shapes differ.
+    **Raises** `ValueError` if ε is another number, the cost is unknown or the shapes differ.
 
     >>> z = torch.ones(4, 8)  # 0.5 log 4
     >>> print(f"{losses.matching_gap(z, z, epsilon=0.5):.4f}")
@@ -100,6 +101,7 @@ def matching_gap(
     """
     require_choice("cost", cost, _WEIGHT)
     require_number("epsilon", epsilon, least=0)
+    require(epsilon == 0 or epsilon >= 1e-30, f"epsilon is {epsilon}; it must be 0 or at least 1e-30.")
     _require_limits(tol, max_iter)
     views = torch.stack(paired(x, y, least=1))
     return _gap(_cost(views if cost == "sqeuclidean" else unit(views), _WEIGHT[cost]), epsilon, tol, max_iter)
@@ -110,14 +112,14 @@ def multi_matching_gap(views: Tensor, *, epsilon: float, tol: float = 1e-3, max_
 
     Source: Piran et al. 2024, with the constant that makes the minimum 0.
 
-    `epsilon` > 0 is in units of the cost; for `tol` and `max_iter` see `sinkhorn`.
+    `epsilon`, at least 1e-30, is in units of the cost; for `tol` and `max_iter` see `sinkhorn`.
 
     **Returns** a scalar: of two views that of `matching_gap(cost="circular_variance")`; at collapse (k − 1) ε log N.
     Time and memory are N^k.
 
-    **Raises** `ValueError` if ε is not positive, the shape is another one or N^k exceeds 2²⁸.
+    **Raises** `ValueError` if ε is below 1e-30, the shape is another one or N^k exceeds 2²⁸.
     """
-    require_number("epsilon", epsilon, above=0)
+    require_number("epsilon", epsilon, least=1e-30)
     _require_limits(tol, max_iter)
     floating("The tensor of views", views)
     require(

@@ -1,4 +1,4 @@
-"""Losses whose target is made by the method itself: by a slow twin, by a queue, by clusters.
+"""Losses whose target is made by the method itself: by a momentum encoder, by a queue, by clusters.
 
 Rows belong to images: `p`, `query`, `student` and the first scores are what is trained. Targets are constants: no
 gradient passes through them. Half precision is computed in float32 whatever autocast says, float64 stays.

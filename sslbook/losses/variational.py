@@ -65,7 +65,7 @@ def elbo_ssl(
     require_choice("reduction", reduction, ("sum", "none"))
     _require_floating(x=x, x_hat=x_hat, mean=mean, log_variance=log_variance)
     require(
-        x.shape == x_hat.shape and x.ndim == 5 and x.shape[:2] == mean.shape[:2],
+        x.shape == x_hat.shape and x.ndim == 5 and mean.ndim == 3 and x.shape[:2] == mean.shape[:2],
         f"The views, their reconstructions and the posterior means have the shapes {tuple(x.shape)}, "
         f"{tuple(x_hat.shape)} and {tuple(mean.shape)}; they must be (J, N, C, H, W) twice and (J, N, L).",
     )

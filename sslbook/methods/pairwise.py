@@ -12,7 +12,7 @@ from sslbook.methods.joint_embedding import Pairwise
 
 @dataclass(frozen=True)
 class SimCLR(Pairwise, slot="method"):
-    """SimCLR with one of three contrastive losses at inverse temperature `beta` > 0. Source: Chen et al. 2020.
+    """SimCLR with one of three contrastive losses at inverse temperature `beta` in (0, 1e30]. Source: Chen et al. 2020.
 
     `loss="info_nce"` is Eq. 1 of Cosentino et al. (2022), symmetrised; `"nt_xent"` SimCLR's own; `"cross_view"` the
     one whose negatives come from the other view alone.
@@ -28,7 +28,7 @@ class SimCLR(Pairwise, slot="method"):
 
     def validate(self):
         super().validate()
-        self.limit("beta", above=0)
+        self.limit("beta", above=0, most=1e30)
 
     def pair_loss(self, z1, z2):
         if self.loss == "info_nce":
@@ -39,10 +39,10 @@ class SimCLR(Pairwise, slot="method"):
 
 @dataclass(frozen=True)
 class MatchingGap(Pairwise, slot="method"):
-    """The matching gap with cost 1 − cos, see `losses.matching_gap`; `epsilon` ≥ 0 is in units of the cost.
+    """The matching gap with cost 1 − cos, see `losses.matching_gap`; `epsilon` is in units of the cost.
 
     With more than two `views` it is 2 `losses.multi_matching_gap` at `epsilon`/2, which for two is the same loss. It
-    takes `epsilon` > 0, and a batch of N images needs N^views entries.
+    does not take the `epsilon` 0, and a batch of N images needs N^views entries.
     """
 
     epsilon: float = 0.2
@@ -53,8 +53,8 @@ class MatchingGap(Pairwise, slot="method"):
         self.limit("epsilon", least=0)
         self.limit("views", least=2)
         require(
-            self.views == 2 or self.epsilon > 0,
-            f"MatchingGap.epsilon is {self.epsilon}; with {self.views} views it must be positive.",
+            self.epsilon >= 2e-30 or (self.views == 2 and self.epsilon == 0),
+            f"MatchingGap.epsilon is {self.epsilon}; it must be at least 2e-30, or of two views 0.",
         )
 
     def pair_loss(self, *z):

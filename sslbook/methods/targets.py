@@ -1,7 +1,7 @@
-"""Methods whose target is made by the method itself: a slow twin, a queue, clusters; and supervised training.
+"""Methods whose target is made by the method itself: a momentum encoder, a queue, clusters; and supervised training.
 
-Each forward pass takes both views of a batch at once, so batch norm sees all 2N views. A slow twin has the moving
-average of the weights, and batch norm of its own.
+Each forward pass takes both views of a batch at once, so batch norm sees all 2N views. A momentum encoder has the
+moving average of the weights, and batch norm of its own.
 """
 
 import copy
@@ -38,48 +38,48 @@ class BarlowTwins(Pairwise, slot="method"):
         return self.scale * losses.barlow_twins(z1, z2)
 
 
-class Twin(Embedding):
-    """An `Embedding` with a slow twin, whose weights follow by `momentum`."""
+class Momentum(Embedding):
+    """An `Embedding` with a momentum encoder, whose weights follow by `momentum`."""
 
     def __init__(self, encoder: Encoder, widths: tuple[int, ...], momentum: float, rising: bool):
         super().__init__(encoder, widths)
-        self.twin = nn.Sequential(copy.deepcopy(encoder), copy.deepcopy(self.projector)).requires_grad_(False)
+        self.slow = nn.Sequential(copy.deepcopy(encoder), copy.deepcopy(self.projector)).requires_grad_(False)
         self.momentum, self.rising = momentum, rising
 
     @torch.no_grad()
     def targets(self, views: Tensor) -> Tensor:
-        """The twin's projections (2N, D) of views (2, N, C, H, W)."""
-        return self.twin(views.flatten(0, 1))
+        """The momentum encoder's projections (2N, D) of views (2, N, C, H, W)."""
+        return self.slow(views.flatten(0, 1))
 
     @torch.no_grad()
     def after_step(self, progress):
-        """The twin's weights become m · theirs + (1 − m) · those of the encoder and projector.
+        """The slow weights become m · theirs + (1 − m) · those of the encoder and projector.
 
         If `rising`, 1 − m falls to 0 by half a cosine over training, as BYOL and DINO have it.
         """
         fall = (1 + math.cos(math.pi * progress)) / 2 if self.rising else 1.0
         own = nn.Sequential(self.encoder, self.projector)
-        for slow, fast in zip(self.twin.parameters(), own.parameters(), strict=True):
+        for slow, fast in zip(self.slow.parameters(), own.parameters(), strict=True):
             slow.lerp_(fast, (1 - self.momentum) * fall)
 
 
-class Predicting(Twin):
-    """BYOL, or SimSiam where there is no twin: a predictor finds from one view the target of the other."""
+class Predicting(Momentum):
+    """BYOL, or SimSiam where there is no momentum encoder: a predictor finds from one view the target of the other."""
 
     def __init__(self, encoder, widths, predictor: tuple[int, ...], momentum: float | None = None):
-        Twin.__init__(self, encoder, widths, momentum or 0.0, rising=True)
+        Momentum.__init__(self, encoder, widths, momentum or 0.0, rising=True)
         if momentum is None:
-            del self.twin
-        self.predictor, self.has_twin = projector(self.dim, (*predictor, self.dim)), momentum is not None
+            del self.slow
+        self.predictor, self.has_slow = projector(self.dim, (*predictor, self.dim)), momentum is not None
 
     def loss(self, batch):
         z = self.project(batch.views)
         p1, p2 = map(self.gather, self.predictor(z).chunk(2))
-        z1, z2 = map(self.gather, (self.targets(batch.views) if self.has_twin else z.detach()).chunk(2))
+        z1, z2 = map(self.gather, (self.targets(batch.views) if self.has_slow else z.detach()).chunk(2))
         return (losses.byol(p1, z2) + losses.byol(p2, z1)) / 2, {}
 
     def after_step(self, progress):
-        if self.has_twin:
+        if self.has_slow:
             super().after_step(progress)
 
 
@@ -96,7 +96,7 @@ class _Targeted(Headed):
     def validate(self):
         super().validate()
         self.limit(*{"momentum"} & {*vars(self)}, least=0, most=1)
-        self.limit(*{"temperature", "epsilon", "teacher_temperature"} & {*vars(self)}, above=0)
+        self.limit(*{"temperature", "epsilon", "teacher_temperature"} & {*vars(self)}, least=1e-30)
         self.limit(*{"queue", "prototypes", "refits"} & {*vars(self)}, least=1)
 
 
@@ -113,7 +113,7 @@ class SimSiam(_Targeted, slot="method"):
 
 @dataclass(frozen=True)
 class BYOL(_Targeted, slot="method"):
-    """BYOL (Grill et al. 2020): as SimSiam, with the projections of a slow twin as targets.
+    """BYOL (Grill et al. 2020): as SimSiam, with the projections of a momentum encoder as targets.
 
     `momentum` is that of the first step. The paper has 0.996 for a thousand epochs; 0.99 is usual on CIFAR.
     """
@@ -123,8 +123,8 @@ class BYOL(_Targeted, slot="method"):
     network: ClassVar = Predicting
 
 
-class Queueing(Twin):
-    """MoCo: both views look for the twin's projection of the other among those of earlier batches."""
+class Queueing(Momentum):
+    """MoCo: both views look for the momentum encoder's projection of the other among those of earlier batches."""
 
     def __init__(self, encoder, widths, momentum: float, queue: int, temperature: float):
         super().__init__(encoder, widths, momentum, rising=False)
@@ -143,10 +143,10 @@ class Queueing(Twin):
 
 @dataclass(frozen=True)
 class MoCo(_Targeted, slot="method"):
-    """MoCo (He et al. 2020), symmetric in the views, with a `queue` of so many keys of a slow twin.
+    """MoCo (He et al. 2020), symmetric in the views, with a `queue` of so many keys of a momentum encoder.
 
-    A queue of random directions is replaced batch by batch. The paper shuffles batch norm over GPUs; here the twin has
-    batch norm of its own over both views.
+    A queue of random directions is replaced batch by batch. The paper shuffles batch norm over GPUs; here the momentum
+    encoder has batch norm of its own over both views.
     """
 
     momentum: float = 0.99
@@ -248,8 +248,8 @@ class DeepCluster(_Targeted, slot="method"):
         )
 
 
-class Distilling(Twin):
-    """DINO: the student's distribution over outputs for one view follows the slow twin's for the other."""
+class Distilling(Momentum):
+    """DINO: the student's distribution over outputs for one view follows the momentum encoder's for the other."""
 
     def __init__(self, encoder, widths, prototypes: int, momentum: float, temperature, teacher_temperature):
         super().__init__(encoder, (*widths, prototypes), momentum, rising=True)
@@ -268,9 +268,9 @@ class Distilling(Twin):
 
 @dataclass(frozen=True)
 class DINO(_Targeted, slot="method"):
-    """DINO (Caron et al. 2021) with two views and so many `prototypes`, the outputs of student and twin.
+    """DINO (Caron et al. 2021) with two views and so many `prototypes`, the outputs of student and teacher.
 
-    The twin's outputs are centred by their moving average, of momentum 0.9. Its paper has 65,536 outputs of unit
+    The teacher's outputs are centred by their moving average, of momentum 0.9. Its paper has 65,536 outputs of unit
     weights, and many small views.
     """
 

@@ -77,7 +77,7 @@ def knn_accuracy(
     train, train_labels, test, test_labels = labelled(train=(train, train_labels), test=(test, test_labels))
     require_number("k", k, least=1, most=len(train), whole=True)
     require_number("The temperature", temperature, above=0)
-    train, test = unit(train), unit(test)
+    train, test = unit(train.double()), unit(test.double())  # float32 cannot tell 1 − 1e-8 from 1, as after collapse
     classes, train_labels = train_labels.unique(return_inverse=True)
     correct = 0
     for rows, similarity, index in nearest(test, train, k):
@@ -106,14 +106,14 @@ def two_nn(features: Tensor, *, discard: float = 0.1) -> float:
     require_number("discard", discard, above=0)
     require(discard < 1, f"discard is {discard}; it must lie in (0, 1).")
     require(len(features) >= 3, f"There are {len(features)} features; two neighbours of each need at least 3.")
-    # The differences are taken in float64: |x|² − 2xy + |y|² would lose the small distances.
-    ratios, exact = [], features.double()
-    centred = features - features.mean(0)
+    # In float64, and distances from differences: |x|² − 2xy + |y|² would lose the small ones.
+    ratios, centred = [], features.double()
+    centred = centred - centred.mean(0)
     for rows, _, index in nearest(centred, centred, 2, euclidean=True, others=True):
-        r = (exact[index] - exact[rows, None]).norm(dim=2).sort().values
+        r = (centred[index] - centred[rows, None]).norm(dim=2).sort().values
         ratios.append((r[:, 1] / r[:, 0])[r[:, 0] > 0])
     logs = torch.cat(ratios).log().sort().values
-    kept = logs[: int(len(logs) * (1 - discard))]
+    kept = logs[: int(len(logs) * (1 - discard) + 1e-9)]
     require(len(logs) == 0 or len(kept) > 0, f"discard is {discard}; it leaves none of {len(logs)} distinct features.")
     require(
         bool((kept > 0).any()),
@@ -150,11 +150,12 @@ def scores(
 
 
 def matched(**features: Tensor) -> list[Tensor]:
-    """The named features in turn, in float32 or float64.
+    """The named features in turn, all in float32, or in float64 if one of them is.
 
     Raises `ValueError` unless all are finite, (N, D) with one D, not empty.
     """
     found = [promoted(finite(name, x, 2)) for name, x in features.items()]
+    found = [x.to(max((x.dtype for x in found), key=lambda dtype: dtype.itemsize)) for x in found]
     for name, x in zip(features, found, strict=True):
         require(
             x.shape[1] == found[0].shape[1],
@@ -165,7 +166,7 @@ def matched(**features: Tensor) -> list[Tensor]:
 
 
 def labelled(**sets: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Features and labels of each of the named `sets`, in turn: float32 or float64, and int64 on the features' device.
+    """Features and labels of each of the named `sets`, in turn, as `matched` has them, and int64 on their device.
 
     Raises `ValueError` unless features are finite, (N, D) with one D, not empty, and each has one integer label.
     """

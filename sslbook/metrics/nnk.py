@@ -82,7 +82,7 @@ def nnk(
         require_number("The bandwidth", bandwidth, above=0)
     else:
         require(bandwidth is None, f"The bandwidth is {bandwidth!r}; only the kernel 'gaussian' takes one.")
-    near = unit(features) if kernel == "cosine" else features
+    near = unit(features.double()) if kernel == "cosine" else features.double()
     near = near - near.mean(0)  # around their mean the search loses least
     own = torch.arange(len(features) - len(queries), len(features), device=features.device)[:, None]
     grow = 128 if features.is_cuda else 1
@@ -97,17 +97,17 @@ def nnk(
 
 def _kernel(points: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
     """The kernels (C, k + 1, k + 1) of the points (C, k + 1, D), the query the last of them."""
+    if kernel == "cosine":
+        points = unit(points)
     if kernel == "gaussian":
         points = points - points[:, -1:]
     inner = points @ points.mT
-    squared = inner.diagonal(dim1=1, dim2=2)
-    tiny = torch.finfo(inner.dtype).tiny
     if kernel == "linear":
         return inner
     if kernel == "cosine":
-        norm = squared.clamp(min=tiny).rsqrt()
-        return inner.mul_(norm[:, :, None]).mul_(norm[:, None]).add_(1).div_(2)
-    width = 2 * bandwidth**2 * squared[:, -2].clamp(min=tiny)
+        return inner.add_(1).div_(2)
+    squared = inner.diagonal(dim1=1, dim2=2)
+    width = 2 * bandwidth**2 * squared[:, -2].clamp(min=torch.finfo(inner.dtype).tiny)
     distance = (squared[:, :, None] + squared[:, None] - 2 * inner).clamp(min=0)
     return (-distance / width[:, None, None]).exp()
 

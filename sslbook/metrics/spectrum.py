@@ -30,7 +30,7 @@ def singular_values(matrix, *, centered: bool = False) -> Tensor:
 
 
 def rank(matrix, threshold: float, *, relative: bool = False) -> int:
-    """Number of singular values σ ≥ threshold, or with `relative` σ ≥ threshold · σ_max.
+    """Number of singular values σ ≥ threshold, or with `relative` σ ≥ threshold · σ_max > 0.
 
     Source: Cosentino et al. 2022, Eq. 2. The paper gives no threshold, and its loss ignores the scale of the projector
     while an absolute threshold does not: report several. `threshold` is at least 0.
@@ -41,7 +41,9 @@ def rank(matrix, threshold: float, *, relative: bool = False) -> int:
     require_number("The threshold", threshold, least=0)
     require_choice("relative", relative, (False, True))
     values = singular_values(matrix)
-    return int((values >= (threshold * values[0] if relative else threshold)).sum())
+    if relative:
+        return int(((values >= threshold * values[0]) & (values[0] > 0)).sum())
+    return int((values >= threshold).sum())
 
 
 def effective_rank(matrix, *, epsilon: float = 0.0) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from sslbook import data, hardware
-from sslbook.config import Config
+from sslbook.config import Config, require
 from sslbook.data import ImageSet
 from sslbook.methods import JointEmbedding, Method
 from sslbook.runs import Run
@@ -60,11 +60,11 @@ def observe(
 def calibrate(method: JointEmbedding, images: Tensor, device: str = "cpu", precision: str | None = None) -> None:
     """Give batch norm the mean and variance of batches of `images`, averaged, as its statistics, in place.
 
-    `precision` as in `encode`.
+    A last batch of one image has no variance and is left out. `precision` as in `encode`.
     """
     network = torch.nn.Sequential(method.encoder, method.projector).eval()
     with hardware.autocast(device, precision):
-        update_bn(_batches(images, device), network)
+        update_bn((batch for batch in _batches(images, device) if len(batch) > 1), network)
 
 
 @torch.no_grad()
@@ -96,8 +96,9 @@ def held_out(config: Config) -> ImageSet:
 def pairs(config: Config, train: ImageSet) -> tuple[ImageSet, Tensor, Tensor]:
     """A fixed balanced 2048 of the training images, a multiple of `BATCH`, and two views of each by the run's policy.
 
-    The draws are the same at every epoch and for every run.
+    The draws are the same at every epoch and for every run. Raises `ValueError` for fewer than `BATCH` images.
     """
+    require(len(train) >= BATCH, f"There are {len(train)} training images; at least {BATCH} are needed for pairs.")
     order = data.balanced_order(train.fine, seed=2)[: min(_PAIRS, len(train) // BATCH * BATCH)]
     # Balanced as a whole, in random order: a balanced order would keep images of a class apart in every sub-batch.
     chosen = train.subset(order[np.random.RandomState(3).permutation(len(order))])

@@ -67,11 +67,6 @@ def _rise_by_half(frame: pd.DataFrame, strength: str) -> pd.Series:
     return (half - start) / (end - start)
 
 
-def _pull_share(frame: pd.DataFrame, strength: str) -> pd.Series:
-    pull, push = (_at(frame, strength, f"{name}_gradient") for name in ("attraction", "repulsion"))
-    return pull / (pull + push)
-
-
 def _spread_ratio(frame: pd.DataFrame, strength: str, when: str = "end") -> pd.Series:
     """Spread of views in unit outputs over that in features: below 1 where W passes less of displacements than of
     differences between images."""
@@ -244,7 +239,7 @@ CLAIMS = (
         "fig2-weight",
         "Fig. 2, Sec. 4",
         "Strength acts as a weight on the invariance term: attraction gains on repulsion as augmentations grow.",
-        FromRuns(_ordered("attraction's share of the gradient", _pull_share)),
+        FromRuns(_ordered("attraction's share of the gradient", _value("attraction_share"))),
         commit=_FIRST,
     ),
     _bound(

@@ -91,17 +91,6 @@ def beside(page, names: dict[str, str], hue: str, *, columns: int, height: float
     return figure, panels
 
 
-def facing(pages: dict, column: str, hue: str, **labels):
-    """Curves of a column, a panel for each of the named pages, and one legend."""
-    first = next(iter(pages.values()))
-    figure, axes = first.axes(len(pages), sharey=True, figsize=(8, 3.4))
-    for ax, (title, page) in zip(axes, pages.items(), strict=True):
-        page.draw(column, hue, ax=ax, title=title, **labels)
-        if page is not first:
-            ax.get_legend().remove()
-    return figure
-
-
 def before_and_after(page):
     """By hidden layers: effective rank of the encoder through training; spread of views before and after the head."""
     figure, (left, right) = page.axes(2, figsize=(8, 3.9))

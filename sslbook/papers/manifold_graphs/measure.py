@@ -101,18 +101,18 @@ def augmented(images: Tensor, family: str, n: int, *, seed: int = 0) -> Tensor:
         if family in BINARY:
             draws = draws._replace(**{_DRAWN[family]: torch.arange(len(many)) >= n // 2 * len(images)})
         return policy.apply(many, draws).unflatten(0, (n, -1))
-    size, pad = images.shape[-1], 2 * PIXELS
+    (height, width), pad = images.shape[-2:], 2 * PIXELS
     wide = F.pad(many.float() / 255, (pad,) * 4, mode="reflect")
     if family == "rotation":
         degrees = DEGREES * (2 * torch.rand(len(many), generator=generator) - 1)
-        moved = lie.rotate(wide, degrees, interpolation="bilinear")[:, :, pad : pad + size, pad : pad + size]
+        moved = lie.rotate(wide, degrees, interpolation="bilinear")[:, :, pad : pad + height, pad : pad + width]
     else:
         steps = torch.cartesian_prod(*2 * [torch.arange(pad - PIXELS, pad + PIXELS + 1)])
         require(n <= len(steps), f"{n} translations are asked for; there are {len(steps)}.")
         # A copy of a view would take all the weight of its neighbourhood.
         chosen = torch.rand(len(images), len(steps), generator=generator).argsort(1)[:, :n].T.flatten()
         places = zip(wide, steps[chosen].tolist(), strict=True)
-        moved = torch.stack([x[:, i : i + size, j : j + size] for x, (i, j) in places])
+        moved = torch.stack([x[:, i : i + height, j : j + width] for x, (i, j) in places])
     return moved.unflatten(0, (n, -1))
 
 

@@ -42,9 +42,13 @@ def share_between(x: np.ndarray, groups) -> float:
 
 
 def permutation_p(statistic: Callable[[np.ndarray], float], labels, *, draws: int = 9_999, seed: int = 0) -> float:
-    """Share of permutations, the given order among them, whose statistic is at least that of the `labels`."""
+    """Share of permutations, the given order among them, whose statistic is at least that of the `labels`.
+
+    **Raises** `ValueError` if that is not finite.
+    """
     labels, random = np.asarray(labels), np.random.default_rng(seed)
     found = statistic(labels)
+    require(bool(np.isfinite(found)), f"The statistic is {found}; it must be finite.")
     more = sum(statistic(random.permutation(labels)) >= found - 1e-12 for _ in range(draws))
     return (1 + more) / (1 + draws)
 
@@ -129,10 +133,14 @@ def predicted_mean(y: np.ndarray, groups) -> np.ndarray:
 
 
 def skill(predicted: np.ndarray, y: np.ndarray, groups) -> float:
-    """R² out of sample: 1 − squared error over that of `predicted_mean`; negative where the mean does better."""
+    """R² out of sample: 1 − squared error over that of `predicted_mean`; negative where the mean does better.
+
+    **Raises** `ValueError` if the means of other groups predict y without error.
+    """
     y = np.asarray(y, float)
-    base = predicted_mean(y, groups)
-    return float(1 - ((predicted - y) ** 2).sum() / ((base - y) ** 2).sum())
+    base = ((predicted_mean(y, groups) - y) ** 2).sum()
+    require(base > 0, f"All of y are {y[0]}, so there is nothing to predict.")
+    return float(1 - ((predicted - y) ** 2).sum() / base)
 
 
 def in_sample(x: np.ndarray, y: np.ndarray) -> float:
@@ -145,7 +153,7 @@ def in_sample(x: np.ndarray, y: np.ndarray) -> float:
 def p_of_skill(x: np.ndarray, y: np.ndarray, groups, *, draws: int = 200) -> float:
     """As `permutation_p` for the `skill` of predictions from x (n, p), where whole groups of y (n,) are permuted.
 
-    All permutations are predicted at once, as so many targets.
+    All permutations are predicted at once, as so many targets. Raises as `predictions` and `skill` do.
     """
     (x, y), random = _columns(x, y), np.random.default_rng(0)
     targets = np.stack([y, *(permuted(y, groups, random) for _ in range(draws))], 1)
