@@ -310,7 +310,7 @@ def test_statistics_measure_what_they_say():
     assert statistics("fig7-drop", frame(unexplained=lambda i, e: 0.6 / (1 + e / 4))) == pytest.approx(
         [3, 0.55], abs=1e-4
     )
-    pulls = frame(attraction_gradient=lambda i, e: i, repulsion_gradient=lambda i, e: 2 - i)
+    pulls = frame(attraction_share=lambda i, e: i / 2)
     assert statistics("fig2-weight", pulls) == pytest.approx([0.5, 0.5], abs=1e-5)
     spread = frame(spread_encoder=lambda i, e: 0.5, spread_projector=lambda i, e: 0.5 - i * e / 64)
     assert statistics("prop4.1-trend", spread) == pytest.approx([0.5, 0.5], abs=1e-4)

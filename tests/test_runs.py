@@ -143,7 +143,7 @@ def test_measurements_of_another_version_are_made_anew(folder):
     ("arguments", "sentence"),
     [
         (["run", "--profile", "smoke", "--id", "nothing"], "No run of these options has the identity nothing"),
-        (["run", "--profile", "smoke", "--figure", "fig99"], "figure is 'fig99'; allowed are 'main', 'fig1'"),
+        (["run", "--profile", "smoke", "--figure", "fig99"], "The figure 'fig99' is unknown; did you mean fig9"),
         (["run", "--profile", "smoke", "--dataset", "imagenet"], "dataset is 'imagenet'; allowed are"),
         (["run", "--profile", "smoke", "--seeds", "-1"], "seeds is [-1]; allowed are"),
         (["run", "--profile", "smoke", "--device", "gpu"], "device is 'gpu'; allowed here are None, cpu"),

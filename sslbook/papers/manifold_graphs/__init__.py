@@ -5,7 +5,18 @@ and the public code of a companion paper. What is here reconstructs the claims t
 """
 
 from sslbook.papers.manifold_graphs.claims import CLAIMS, GEOMETRY, models, transferred
-from sslbook.papers.manifold_graphs.measure import BINARY, FAMILIES, VERSION, K, augmented, geometry, measure, row
+from sslbook.papers.manifold_graphs.measure import (
+    BINARY,
+    FAMILIES,
+    RESOLVED,
+    VERSION,
+    VIEWS,
+    K,
+    augmented,
+    geometry,
+    measure,
+    row,
+)
 from sslbook.papers.manifold_graphs.plan import COLOURS, LEARNED, METHODS, PARADIGMS, PLANS, POLICIES
 from sslbook.papers.paper import Paper
 
@@ -18,6 +29,8 @@ __all__ = [
     "PAPER",
     "PARADIGMS",
     "POLICIES",
+    "RESOLVED",
+    "VIEWS",
     "K",
     "augmented",
     "geometry",

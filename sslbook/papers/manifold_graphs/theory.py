@@ -199,12 +199,13 @@ def subspaces(dimension: int, *, n: int = 2000, ambient: int = 30, seed: int = 1
 
 
 def flat(n: int = 300, *, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Affinity (N,) of neighbouring tangents on n points of a subspace of dimension 3, and their dimensions (N,).
+    """Affinity (N,) of neighbouring tangents on n points of a subspace of ℝ³⁰, and their dimensions (N,), at most 3.
 
     Gaussian kernel: the cosine kernel would bend the subspace onto a sphere.
     """
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    within, basis = (torch.randn(size, 3, generator=generator, dtype=torch.float64) for size in (n, 30))
+    x = within @ torch.linalg.qr(basis).Q.T
     found = metrics.nnk(x, k=40, kernel="gaussian", bandwidth=0.5)
     own = metrics.tangents(found, x)
     return metrics.affinity(found, own), own.dimension
