@@ -304,7 +304,10 @@ def rows(judged: Iterable[Verdict]) -> list[Row]:
 
 
 def with_thresholds(claim: Claim, *thresholds: float) -> Claim:
-    """The same claim under other thresholds, one for each test: disagree with a rule and see the verdict change."""
+    """The same claim under other thresholds, one for each test: disagree with a rule and see the verdict change.
+
+    Raises `ValueError` for another number of them.
+    """
     tests = getattr(claim.evidence, "tests", ())
     require(
         len(thresholds) == len(tests),

@@ -117,7 +117,7 @@ class Page:
         return styled(found)
 
     def status(self, id: str) -> str:
-        """The verdict on a claim that the page judges, in a word or two."""
+        """The verdict on a claim that the page judges, in a word or two. Raises `ValueError` for any other claim."""
         require(id in self.judged, f"The page judges no claim {id!r}; it judges {', '.join(self.judged) or 'none'}.")
         return self.judged[id].status
 

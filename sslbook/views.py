@@ -4,6 +4,8 @@ The operations and their order are those of SimCLR (Chen et al. 2020, App. A): r
 jitter, grayscale, blur. Each is defined as torchvision's functional operation on a float image. Chance and computation
 are apart: `Policy.draw` decides what happens to each image, `Policy.apply` does it and is a pure function, so a view
 can be replayed, shown with its parameters, or compiled without freezing its randomness.
+
+Every function raises `ValueError` for tensors of other types and shapes than its docstring names.
 """
 
 import math

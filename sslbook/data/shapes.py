@@ -33,7 +33,8 @@ def render(fine: Tensor, factors: dict[str, Tensor]) -> Tensor:
 
     All classes have the area π scale², so that colour means say nothing of the class. A pixel is covered by
     clip(1/2 − d, 0, 1), with d the signed distance of its centre to the outline in pixels. Only + − × ÷ √ act on
-    pixels, which IEEE arithmetic rounds exactly: the images are the same on every machine.
+    pixels, which IEEE arithmetic rounds exactly: the images are the same on every machine. Raises `ValueError` for
+    other labels, and if a factor is missing.
     """
     fine = fine.cpu().numpy()
     known = np.isin(fine, np.arange(len(_OUTLINES)))

@@ -3,6 +3,8 @@
 They are of the kind of arXiv 2209.08622 (Cosentino, Shekkizhar et al. 2022), of which we know the abstract, and follow
 the code of its companion arXiv 2210.17475 where nothing else is said. Lengths and directions are those of the features
 given: with the cosine kernel give `F.normalize(features)`. After `nnk(queries)` the queries are the candidates.
+
+Every function raises `ValueError` for features of another shape than the neighbourhoods ask for.
 """
 
 from collections.abc import Iterator

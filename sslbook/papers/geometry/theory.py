@@ -195,13 +195,15 @@ def local_maps(projector: torch.nn.Module, h: Tensor) -> Tensor:
 def local_unexplained(maps: Tensor, displacements: Tensor) -> float:
     """Eq. 10 region by region: Σ_i ‖(I − U_iU_iᵀ) δ_i‖² / Σ_i ‖δ_i‖², U_i an orthonormal basis of col(`maps`_i).
 
-    `maps` is (N, D, K), `displacements` (N, D). With N equal maps it is `metrics.unexplained_variance`.
+    `maps` is (N, D, K), `displacements` (N, D). With N equal maps it is `metrics.unexplained_variance`. Raises
+    `ValueError` for other shapes, and if all displacements are 0.
     """
     require(
         maps.ndim == 3 and maps.shape[:2] == displacements.shape,
         f"The maps have shape {tuple(maps.shape)} and the displacements {tuple(displacements.shape)}; they must be "
         "(N, D, K) and (N, D).",
     )
+    require(bool(displacements.any()), "All displacements are 0; no share of them can be explained.")
     left, values, _ = torch.linalg.svd(maps.double(), full_matrices=False)
     kept = values > values[:, :1] * max(maps.shape[1:]) * torch.finfo(maps.dtype).eps
     along = torch.einsum("ndk,nd->nk", left, displacements.double()) * kept
