@@ -8,8 +8,8 @@ q = Π_j N(μ^j, diag v^j) the log-likelihood of the group has the lower bound, 
 
 Shapes: `mean` = μ and `log_variance` = log v are (J, N, L), that is views, images, latent dimensions; images are
 (J, N, C, H, W). Half precision is computed in float32 whatever autocast says, float64 stays. Numbers such as σ² are
-checked always; that pixels are 0 or 1 is checked on a processor only, where it makes no device wait. Every function raises
-`ValueError` for shapes, types, names and numbers that its docstring does not allow.
+checked always; that pixels are 0 or 1 is checked on a processor only, where it makes no device wait. Every function
+raises `ValueError` for shapes, types, names and numbers that its docstring does not allow.
 
 Source: Bizeul et al. 2024, as far as the released code and public reviews tell; the closed forms are derived here.
 """
