@@ -173,6 +173,29 @@ CLAIMS = (
         ),
         commit=_FRESH,
     ),
+    _training(
+        "mg-scale",
+        "Ours, beside the abstract",
+        "It differs from cross-view InfoNCE at the same ε by more than its scale: with Adam, which takes no notice of "
+        "that, its encoder has the higher effective rank, and its views are farther apart.",
+        FromRuns(
+            tuple(
+                Test(
+                    f"{says}, {GAP} minus {CROSS_VIEW}, ε = {epsilon}",
+                    lambda f, name=name, epsilon=epsilon: (
+                        value(f, name, loss=GAP, epsilon=epsilon) - value(f, name, loss=CROSS_VIEW, epsilon=epsilon)
+                    ),
+                )
+                for name, says in (
+                    ("encoder_rank", "effective rank of the encoder"),
+                    ("projector_positive_relative", "distance of pairs over typical, projector"),
+                )
+                for epsilon in (0.05, EPSILON)
+            ),
+            figure="scale",
+        ),
+        note="Runs with LARS had been seen when it was written, none with Adam.",
+    ),
     _sweeps(
         "mg-temperature",
         "Ours, beside the abstract",

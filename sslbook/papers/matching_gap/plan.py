@@ -10,7 +10,7 @@ from sslbook.config import Config
 from sslbook.data import Data
 from sslbook.methods import MatchingGap, SimCLR, VICReg
 from sslbook.models import ResNet
-from sslbook.optim import LARS
+from sslbook.optim import LARS, Adam
 from sslbook.papers.paper import Planned
 from sslbook.views import policy
 
@@ -55,7 +55,8 @@ _PROFILES = {
     ),
     "paper": dict(data=Data("cifar100"), encoder=ResNet(), widths=(512, 128), epochs=200, batch_size=512, snapshots=20),
 }
-# LARS divides each layer's gradient by its norm, so that the scale of a loss (ε, or VICReg's weights) plays no part.
+# LARS divides the gradient of each layer's weights by its norm, but not that of biases and of batch norm: for these the
+# scale of a loss (ε, or VICReg's weights) is a learning rate.
 _LARS = LARS(learning_rate=1.0, weight_decay=1e-6, momentum=0.9, warmup=0.1)
 
 
@@ -70,7 +71,8 @@ def _run(profile: str, seed: int, policy_name: str, loss: str, label: str | None
     }
     settings = _PROFILES[profile] | changes
     method = _METHODS[loss].replace(widths=settings.pop("widths"), **fields)
-    return Planned(Config(views=policy(policy_name), method=method, optim=_LARS, seed=seed, **settings), labels)
+    settings = {"optim": _LARS} | settings
+    return Planned(Config(views=policy(policy_name), method=method, seed=seed, **settings), labels)
 
 
 def main(profile: str) -> list[Planned]:
@@ -112,5 +114,19 @@ def grid(profile: str) -> list[Planned]:
     ]
 
 
-PLANS = {"main": main, "epsilon": epsilons, "batch": batches, "views": views, "grid": grid}
+def scale(profile: str) -> list[Planned]:
+    """The gap and cross-view InfoNCE with Adam, whose steps do not depend on the scale of a loss, under crop and flip.
+
+    The gap has a factor ε that InfoNCE has not, and LARS does not take it out of all parameters.
+    """
+    adam = Adam(learning_rate=2e-3, weight_decay=1e-4, warmup=0.1)  # ours, no other was tried
+    planned = []
+    for seed, epsilon in itertools.product(_SEEDS[profile], (0.05, EPSILON)):
+        for loss, change in (("matching gap", {"epsilon": epsilon}), ("cross-view InfoNCE", {"beta": 1 / epsilon})):
+            run = _run(profile, seed, "weak", loss, optim=adam, **change)
+            planned.append(run._replace(labels=run.labels | {"epsilon": epsilon}))
+    return planned
+
+
+PLANS = {"main": main, "epsilon": epsilons, "batch": batches, "views": views, "grid": grid, "scale": scale}
 SWEEP = ("epsilon", "batch", "views")
