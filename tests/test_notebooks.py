@@ -55,6 +55,8 @@ def test_text_quotes_only_what_was_computed(source, executed):
     asked = [expression for cell in cells for _, expression in notebooks.roles(cell.source)]
     assert asked and asked == [answer["expression"] for answer in answers(copy)]
     assert not any("glue" in cell.source for cell in nbformat.read(copy, 4).cells)
+    said = [answer["result"]["data"]["text/plain"] for answer in answers(copy)]
+    assert not [text for text in said if re.search(r"\.\d{6}", text)], "a number that no format has rounded"
 
 
 @each_notebook

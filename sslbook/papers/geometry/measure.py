@@ -256,9 +256,10 @@ def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
     Added are what derives from spectra: `effective_rank` of the projector, `sigma_min`, `sigma_max`, `norm`
     (Frobenius), counts `rank_0.25` … (σ ≥ τ) and `relative_0.25` … (σ ≥ τ σ_max) for the thresholds of `THRESHOLDS`,
     `energy_rank` (99 % of Σ σ²); `encoder_rank` and `views_rank`, the share of encoder directions with σ ≥ 10⁻³ σ_max
-    after centring; `encoder_effective_rank`, also centred, and `displacement_effective_rank`; `attraction_share`, of
-    the sum of the two gradients; `views_by_direction`, the rank correlation over the singular directions of W between
-    σ and `view_variance` / `image_variance`.
+    after centring; `encoder_effective_rank`, also centred, and `displacement_effective_rank`; `displacement_count`, of
+    the σ of displacements that are at least a twentieth of the largest of the centred views; `attraction_share`, of the
+    sum of the two gradients; `views_by_direction`, the rank correlation over the singular directions of W between σ and
+    `view_variance` / `image_variance`.
     """
     require(
         config.data.name != "shapes" or "angle" in arrays,
@@ -271,6 +272,8 @@ def row(config: Config, arrays: dict[str, Tensor]) -> dict[str, float]:
     shares = {name: metrics.rank(sigma, 1e-3, relative=True) / len(sigma) for name, sigma in shares.items()}
     spectra = {"encoder": arrays["encoder_centered"], "displacement": arrays["displacement"]}
     shares |= {f"{name}_effective_rank": metrics.effective_rank(sigma) for name, sigma in spectra.items()}
+    large_enough = arrays["displacement"] >= arrays["views_centered"].max() / 20
+    shares["displacement_count"] = float(large_enough.sum())
     if "view_variance" in arrays:
         ratio = arrays["view_variance"] / arrays["image_variance"]
         shares["views_by_direction"] = float(spearmanr(arrays["projector"], ratio).statistic)

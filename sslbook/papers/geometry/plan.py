@@ -131,7 +131,7 @@ def optimisers(profile: str) -> list[Planned]:
     }
     return [
         Planned(_run(profile, seed, policy("large"), optim=optim), {"optimiser": name})
-        for seed in _SEEDS[profile][: 2 if profile == "paper" else 1]  # at laptop the second is still to be trained
+        for seed in _SEEDS[profile][:2]
         for name, optim in kinds.items()
     ]
 
