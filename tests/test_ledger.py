@@ -152,6 +152,7 @@ def test_a_verdict_says_its_scale_and_a_statement_of_ours_that_it_is_ours():
         "mg-zero-entropic",
         "mg-trivial",
         "mg-rank",
+        "mg-scale",
         "mg-temperature",
         "mg-views",
     }
@@ -316,7 +317,8 @@ def test_statistics_measure_what_they_say():
     assert statistics("prop4.1-trend", spread) == pytest.approx([0.5, 0.5], abs=1e-4)
     moved = frame(second_mean=lambda i, e: 1 - i * e / 16, distance_relative_mean=lambda i, e: 1 + e / 16)
     assert statistics("sec5-dynamics", moved) == pytest.approx([1, 0.5], abs=1e-4)
-    assert statistics("sec4-span", frame(displacement_effective_rank=lambda i, e: -i)) == pytest.approx([-1, -1])
+    spans = frame(displacement_effective_rank=lambda i, e: -i, displacement_count=lambda i, e: 3 * i)
+    assert statistics("sec4-span", spans) == pytest.approx([-1, -1, 3, 3])
     curves = frame(loss=lambda i, e: -e, upper=lambda i, e: e if i == 2 else -e)
     assert statistics("fig3-curves", curves) == pytest.approx([1, 1, -1])
     assert statistics("upper-constant", frame(upper=lambda i, e: np.log(254) + i * e / 8)) == pytest.approx(
