@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslbook import losses
-from sslbook.config import Part, require
+from sslbook.config import Part, require, require_number
 from sslbook.data import Info
 from sslbook.methods.joint_embedding import Embedding, Headed, Pairwise
 from sslbook.methods.method import Method
@@ -95,6 +95,8 @@ class _Targeted(Headed):
 
     def validate(self):
         super().validate()
+        for width in getattr(self, "predictor", ()):
+            require_number(f"Each width of {type(self).__name__}.predictor", width, least=1, whole=True)
         self.limit(*{"momentum"} & {*vars(self)}, least=0, most=1)
         self.limit(*{"temperature", "epsilon", "teacher_temperature"} & {*vars(self)}, least=1e-30)
         self.limit(*{"queue", "prototypes", "refits"} & {*vars(self)}, least=1)
