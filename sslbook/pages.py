@@ -259,7 +259,9 @@ def interval(values, digits: int = 3) -> str:
 
 
 def signed(mean: float, low: float, high: float, digits: int = 3) -> str:
-    """Three numbers as mean (low to high), each with its sign."""
+    """Three numbers as mean (low to high), each with its sign; with more digits where an end would be printed as 0."""
+    while digits < 6 and any(x and not round(x, digits) for x in (low, high)):
+        digits += 1
     mean, low, high = (f"{round(x, digits) + 0.0:+.{digits}f}" for x in (mean, low, high))  # no −0.0
     return f"{mean} ({low} to {high})"
 
