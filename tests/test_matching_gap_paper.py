@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sslbook import data, losses, metrics, pages, papers, runs
+from sslbook.optim import Adam
 from sslbook.papers.geometry.theory import simplex
 from sslbook.papers.matching_gap import PAPER, claims, figures, plan
 from sslbook.papers.matching_gap.theory import descend, least_entropic_gap, noisy_pairs
@@ -74,6 +75,10 @@ def test_each_sweep_varies_one_thing_and_shares_a_run_with_the_main_ones(profile
     counts = configs("views", profile)
     assert {(c.method.views, c.batch_size) for c in counts} == {(2, 32), (4, 32)}
     assert len({c.replace(method=counts[0].method, seed=1).id for c in counts}) == 1
+    same = {(c.seed, c.method): c for c in configs("epsilon", profile)}
+    with_adam = configs("scale", profile)
+    assert len({c.id for c in with_adam}) == len(with_adam) == 12 and {type(c.optim) for c in with_adam} == {Adam}
+    assert all(c == same[c.seed, c.method].replace(optim=c.optim) for c in with_adam)
 
 
 def test_candidates_for_vicreg_are_on_a_seed_of_their_own_and_judged_on_validation_images(run):

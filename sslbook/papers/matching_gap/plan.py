@@ -129,4 +129,4 @@ def scale(profile: str) -> list[Planned]:
 
 
 PLANS = {"main": main, "epsilon": epsilons, "batch": batches, "views": views, "grid": grid, "scale": scale}
-SWEEP = ("epsilon", "batch", "views")
+SWEEP = ("epsilon", "batch", "views", "scale")
