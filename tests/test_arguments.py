@@ -449,7 +449,11 @@ def call(name, /, **changes):
 
 
 def leaves(found):
-    """Tensors and numbers of a result; of a tuple, table or dictionary those inside."""
+    """Tensors and numbers of a result; of a tuple, a table, a module, a policy or a dictionary those inside."""
+    if isinstance(found, torch.nn.Module):
+        found = found.parameters()
+    if isinstance(found, views.Policy):
+        found = vars(found)
     if isinstance(found, (torch.Tensor, float, int)):
         yield found
     elif isinstance(found, pd.DataFrame):

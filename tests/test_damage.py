@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sslbook import cli, files, papers, runs
+from sslbook import cli, files, papers, runs, training
 from sslbook.config import Config
 from sslbook.ledger import Claim, Counterexample, FromRuns, Test
 from sslbook.papers.paper import Paper, Planned
@@ -195,8 +195,8 @@ def test_a_damaged_measurement_of_a_record_leaves_its_figure_undecided(folder, c
 
 def test_who_trained_an_interrupted_run_may_be_lost(folder):
     path = runs.folder() / tiny(epochs=2, seed=9).id
-    path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(tiny(epochs=2, seed=9).to_dict()))
+    with pytest.raises(training.TimeLimit):
+        runs.ensure(tiny(epochs=2, seed=9), device="cpu", time_limit=0)
     (path / "provenance.json").write_text("{")
     with pytest.warns(UserWarning, match=f"^{path / 'provenance.json'} is torn or altered; what trained"):
         run = runs.ensure(tiny(epochs=2, seed=9), device="cpu")

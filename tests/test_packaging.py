@@ -139,8 +139,10 @@ def test_every_imported_package_is_declared(provided_by):
 # grow with the methods and metrics that a paper studies, by 30 to 60 a paper. An explorer takes 5 to 13; a paper brings
 # its plan, measurements and theory. What took the machinery from 130 to 137: precision asked for by name and checked by
 # verdicts, batch norm's statistics at the start, the cost on a processor, a command that starts without PyTorch, a time
-# limit that counts waiting. The largest paper has 45 claims, and tangents of its own.
-SIZES = {"machinery": 137, "blocks": 270, "widgets": 112, "a paper": 80}
+# limit that counts waiting. From 137 to 139: weights that are no numbers, attempts that trained nothing, an end to the
+# wait for another process, figures whose names are spelt alike. The largest paper has 45 claims, and tangents of its
+# own.
+SIZES = {"machinery": 139, "blocks": 270, "widgets": 112, "a paper": 80}
 BLOCKS = {"data", "views", "lie", "models", "losses", "metrics", "methods", "optim", "tensors"}
 
 

@@ -198,7 +198,7 @@ def test_no_gradient_passes_through_a_target(name):
         (lambda: DeepCluster(refits=0), "DeepCluster.refits is 0; it must be a finite number of at least 1"),
         (lambda: MoCo(queue=0), "MoCo.queue is 0; it must be a finite number of at least 1"),
         (lambda: BYOL(momentum=1.5), "BYOL.momentum is 1.5; it must be a finite number of at least 0 and of at most 1"),
-        (lambda: SwAV(temperature=-1.0), "SwAV.temperature is -1.0; it must be a finite number above 0"),
+        (lambda: SwAV(temperature=-1.0), "SwAV.temperature is -1.0; it must be a finite number of at least 1e-30"),
         (lambda: DINO(prototypes=0), "DINO.prototypes is 0"),
         (lambda: BarlowTwins(scale=0.0), "BarlowTwins.scale is 0.0"),
     ],
@@ -219,17 +219,17 @@ def batch(seed=0, n=8):
 
 
 @pytest.mark.parametrize("name", ["BYOL", "MoCo", "DINO"])
-def test_the_twin_follows_and_is_not_trained(name):
+def test_the_momentum_encoder_follows_and_is_not_trained(name):
     method = build(name)
-    start = [p.clone() for p in method.twin.parameters()]
+    start = [p.clone() for p in method.slow.parameters()]
     method.loss(batch())[0].backward()
-    assert all(p.grad is None for p in method.twin.parameters())
+    assert all(p.grad is None for p in method.slow.parameters())
     with torch.no_grad():
         for p in method.encoder.parameters():
             p.add_(1.0)
     method.after_step(0.25)
     share = 0.01 * ((1 + math.cos(math.pi / 4)) / 2 if name != "MoCo" else 1)
-    moved = [(p - before).mean().item() for p, before in zip(method.twin[0].parameters(), start, strict=False)]
+    moved = [(p - before).mean().item() for p, before in zip(method.slow[0].parameters(), start, strict=False)]
     assert moved == pytest.approx([share] * len(moved), rel=1e-3)
 
 

@@ -283,5 +283,5 @@ def test_half_precision_turns_a_gray_image_into_itself():
 
 def test_no_crop_is_without_height_or_width():
     for ratio in ((100, 200), (1 / 200, 1 / 100)):
-        box = views.Policy(crop=(0.9, 1), ratio=ratio).draw(64, (32, 32)).box
+        box = views.Policy(crop=(0.9, 1), flip=0, jitter=(0, 0, 0, 0), ratio=ratio).draw(64, (32, 32)).box
         assert (box[:, 2:] >= 1).all()

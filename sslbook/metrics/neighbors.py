@@ -13,8 +13,8 @@ from torch import Tensor
 from sslbook.config import require, require_number
 from sslbook.tensors import finite, integers, promoted, unit
 
-_CHUNK = 2**24
-"""Similarities held in memory at once (64 MB in float32)."""
+_CHUNK = 2**23
+"""Similarities held in memory at once (64 MB in float64)."""
 
 
 def label_agreement(labels: Tensor, nearest: Tensor) -> float:
