@@ -80,14 +80,19 @@ def main(profile: str) -> list[Planned]:
     return [_run(profile, s, p, loss) for s, p, loss in itertools.product(_SEEDS[profile], POLICIES, LOSSES)]
 
 
-def epsilons(profile: str) -> list[Planned]:
-    """ε of the matching gap, and the same as the temperature of cross-view InfoNCE, under crop and flip."""
+def _at_each(profile: str, values: tuple[float, ...], **changes) -> list[Planned]:
+    """The gap at each ε and cross-view InfoNCE at the same temperature, under crop and flip."""
     planned = []
-    for seed, epsilon, loss in itertools.product(_SEEDS[profile], EPSILONS, ("matching gap", "cross-view InfoNCE")):
+    for seed, epsilon, loss in itertools.product(_SEEDS[profile], values, ("matching gap", "cross-view InfoNCE")):
         change = {"epsilon": epsilon} if loss == "matching gap" else {"beta": 1 / epsilon}
-        run = _run(profile, seed, "weak", loss, **change)
+        run = _run(profile, seed, "weak", loss, **change, **changes)
         planned.append(run._replace(labels=run.labels | {"epsilon": epsilon}))
     return planned
+
+
+def epsilons(profile: str) -> list[Planned]:
+    """ε of the matching gap, and the same as the temperature of cross-view InfoNCE, under crop and flip."""
+    return _at_each(profile, EPSILONS)
 
 
 def batches(profile: str) -> list[Planned]:
@@ -120,12 +125,7 @@ def scale(profile: str) -> list[Planned]:
     The gap has a factor ε that InfoNCE has not, and LARS does not take it out of all parameters.
     """
     adam = Adam(learning_rate=2e-3, weight_decay=1e-4, warmup=0.1)  # ours, no other was tried
-    planned = []
-    for seed, epsilon in itertools.product(_SEEDS[profile], (0.05, EPSILON)):
-        for loss, change in (("matching gap", {"epsilon": epsilon}), ("cross-view InfoNCE", {"beta": 1 / epsilon})):
-            run = _run(profile, seed, "weak", loss, optim=adam, **change)
-            planned.append(run._replace(labels=run.labels | {"epsilon": epsilon}))
-    return planned
+    return _at_each(profile, (0.05, EPSILON), optim=adam)
 
 
 PLANS = {"main": main, "epsilon": epsilons, "batch": batches, "views": views, "grid": grid, "scale": scale}
