@@ -30,7 +30,14 @@ def require(condition: bool, sentence: str) -> None:
 
 
 def require_number(
-    name: str, value, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf, whole: bool = False
+    name: str,
+    value,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+    whole: bool = False,
 ) -> None:
     """Raise `ValueError` unless `value` is a finite number in the range, and `whole` if so asked.
 
@@ -40,10 +47,10 @@ def require_number(
     if (
         not isinstance(value, kind)
         or isinstance(value, bool)
-        or not (-math.inf < value < math.inf and least <= value <= most and value > above)
+        or not (-math.inf < value < math.inf and least <= value <= most and above < value < below)
     ):
         found = repr(value) if isinstance(value, (numbers.Number, str, type(None))) else f"a {type(value).__name__}"
-        ends = {"of at least": least, "above": above, "of at most": most}
+        ends = {"of at least": least, "above": above, "of at most": most, "below": below}
         limits = " and".join(f" {word} {end}" for word, end in ends.items() if abs(end) < math.inf)
         raise ValueError(f"{name} is {found}; it must be a {'whole' if whole else 'finite'} number{limits}.")
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from sslbook.config import Part, require
+from sslbook.config import Part, require_number
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,9 @@ class Optimiser(Part):
     schedule: Literal["cosine", "constant"] = "cosine"
 
     def validate(self):
-        name = type(self).__name__
         self.limit("learning_rate", above=0)
         self.limit("weight_decay", least=0)
-        for field, value in (("warmup", self.warmup), ("momentum", getattr(self, "momentum", 0.0))):
-            require(0 <= value < 1, f"{name}.{field} is {value}; it must lie in [0, 1).")
+        self.limit("warmup", least=0, below=1)
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of the trainable parameters of `module`, weights and vectors in a group each."""
@@ -76,6 +74,7 @@ class LARS(Optimiser, slot="optim", kind="Optim"):  # the kind's name is part of
 
     def validate(self):
         super().validate()
+        self.limit("momentum", least=0, below=1)
         self.limit("trust", above=0)
 
     def optimizer(self, groups):
@@ -89,6 +88,10 @@ class SGD(Optimiser, slot="optim"):
 
     learning_rate: float = 0.1
     momentum: float = 0.9
+
+    def validate(self):
+        super().validate()
+        self.limit("momentum", least=0, below=1)
 
     def optimizer(self, groups):
         return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
@@ -108,7 +111,8 @@ class Adam(Optimiser, slot="optim"):
 
     def validate(self):
         super().validate()
-        require(all(0 <= b < 1 for b in self.betas), f"Adam.betas is {self.betas}; both must lie in [0, 1).")
+        for beta in self.betas:
+            require_number("Each of Adam.betas", beta, least=0, below=1)
         self.limit("eps", above=0)
 
     def optimizer(self, groups):

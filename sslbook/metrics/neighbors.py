@@ -100,8 +100,7 @@ def two_nn(features: Tensor, *, discard: float = 0.1) -> float:
     **Raises** `ValueError` if fewer than three features are distinct, or `discard` is not in (0, 1) or leaves none.
     """
     features = promoted(finite("features", features, 2))
-    require_number("discard", discard, above=0)
-    require(discard < 1, f"discard is {discard}; it must lie in (0, 1).")
+    require_number("discard", discard, above=0, below=1)
     require(len(features) >= 3, f"There are {len(features)} features; two neighbours of each need at least 3.")
     # In float64, and distances from differences: |x|² − 2xy + |y|² would lose the small ones.
     ratios, centred = [], features.double()
