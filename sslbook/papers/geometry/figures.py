@@ -98,7 +98,7 @@ def before_and_after(page):
     ends, names = page.at("end"), {"xlabel": "spread of views in the encoder", "ylabel": "after the projector"}
     page.points("spread_encoder", "spread_projector", "hidden", frame=ends, ax=right, **names)
     right.axline([ends.spread_encoder.mean()] * 2, slope=1, **DOTTED)
-    one_legend(left, right, columns=5, title="hidden layers")
+    one_legend(left, right, columns=4, title="hidden layers")
     return figure
 
 

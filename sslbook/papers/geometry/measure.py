@@ -19,12 +19,7 @@ from sslbook.runs import Run
 from sslbook.views import Draws
 
 VERSION = 3
-"""Of `measure`: raise it when an array changes its meaning, and measurements are made anew.
-
-The weights of the short runs of `plan.projectors` are gone. In their records epoch 0 was
-measured anew, from the initial weights, which the seed gives again. The other epochs are carried over from version 2,
-which had no accuracies of outputs, variances by direction and generators.
-"""
+"""Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
 
 _LOCAL = 512
 _DISTANCES = torch.linspace(0, 2, 51)
