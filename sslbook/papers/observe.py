@@ -37,14 +37,13 @@ def observe(
     images: dict[str, Tensor],
     device: str | None = None,
     layer: Layer | None = None,
-    start: Tensor | None = None,
     precision: str | None = None,
 ) -> Iterator[Observation]:
     """The features of named `images`, of any image set, each (N, C, H, W), uint8 or float in [0, 1].
 
-    Yields an observation for each kept epoch. `device` as in `runs.ensure`, `layer` as in `encode`. From the images
-    `start` the statistics of batch norm at epoch 0 are computed (see `calibrate`); None leaves them at mean 0 and
-    variance 1. `precision`: one of `hardware.PRECISIONS`; None: that of the run.
+    Yields an observation for each kept epoch. At epoch 0 batch norm has the statistics of the training images (see
+    `calibrate`). `device` as in `runs.ensure`, `layer` as in `encode`. `precision`: one of `hardware.PRECISIONS`; None:
+    that of the run.
     """
     hardware.keep_memory()
     precision = precision or run.provenance["precision"]
@@ -52,8 +51,8 @@ def observe(
         method = run.method(epoch)
         with hardware.claim_device(device) as chosen:
             method.to(chosen, memory_format=torch.channels_last)
-            if epoch == 0 and start is not None:
-                calibrate(method, start, chosen, precision)
+            if epoch == 0:
+                calibrate(method, data.load_train(run.config.data).images, chosen, precision)
             features = {name: encode(method, tensor, chosen, layer, precision) for name, tensor in images.items()}
         yield Observation(epoch, method.cpu(), features)
 

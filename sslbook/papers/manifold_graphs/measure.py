@@ -120,8 +120,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     """All that the figures need, for each kept epoch; the encoder is in evaluation mode.
 
     Features are computed in float32, also of runs in another precision: neighbourhoods are made of small differences,
-    and in bfloat16 those among blurred views are rounding. At epoch 0 batch norm has the statistics of the training
-    images.
+    and in bfloat16 those among blurred views are rounding.
 
     - (N,) the `geometry` of the features of `IMAGES` test images.
     - (F, M) for each family and image of `VIEWED`: `view_count`, `view_dimension` and `view_affinity`, means over the
@@ -144,8 +143,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     sets |= {"source": _source(config)}
     for name, parts in sets.items():
         images |= {f"{name} {part}": each.images for part, each in parts.items()}
-    train = data.load_train(config.data).images
-    for _, _, features in observe(run, images, device, start=train, precision="float32"):
+    for _, _, features in observe(run, images, device, precision="float32"):
         clean = features["test"]
         row = geometry(clean, k=min(K, len(clean) // 2)) | _spectra(clean)
         row |= _manifolds(clean, {family: features[family].unflatten(0, (VIEWS, -1)) for family in FAMILIES})

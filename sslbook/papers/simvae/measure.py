@@ -17,7 +17,7 @@ from sslbook.methods import LatentVariable, Method
 from sslbook.papers.observe import observe
 from sslbook.runs import Run
 
-VERSION = 2
+VERSION = 3
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
 
 BANK, VALIDATION, TEST = 5_000, 1_000, 5_000
