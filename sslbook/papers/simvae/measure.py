@@ -18,7 +18,11 @@ from sslbook.papers.observe import observe
 from sslbook.runs import Run
 
 VERSION = 3
-"""Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
+"""Of `measure`: raise it when an array changes its meaning, and measurements are made anew.
+
+Version 3 differs from 2 at epoch 0 alone, where batch norm has statistics. In the shipped records that epoch was
+measured anew, from the initial weights, which the seed gives again.
+"""
 
 BANK, VALIDATION, TEST = 5_000, 1_000, 5_000
 """Images that probes are fitted to, those on which settings are chosen, and those that are scored; fewer where a set
