@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PROFILE ?=
 DATASET ?=
-CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+CORES ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 
 READY := .venv/.ready
 RUN := .venv/bin/python -m

@@ -196,9 +196,11 @@ def train_missing(seconds: float) -> None:
                 for run, labels in paper.obtain([each], device="cuda", time_limit=left):
                     paper.arrays(run, "cuda")
                     print(f"{run.ship()}  {papers.describe(run.config, labels)}", flush=True)
-            except (training.TimeLimit, ValueError) as stopped:
+            except training.TimeLimit as stopped:
                 print(stopped, file=sys.stderr)
                 return
+            except (ValueError, training.Diverged) as failed:
+                print(failed, file=sys.stderr)
 
 
 def line(row: dict) -> str:

@@ -1,6 +1,7 @@
 """The command line: `sslbook run · list · status · verdicts · notebook`, thin over the library."""
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -71,10 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "--precision", choices=hardware.PRECISIONS, help="of forward passes; None: bfloat16 where it is fast"
     )
     run.add_argument(
-        "--time-limit",
-        type=float,
-        metavar="SECONDS",
-        help="stop at a checkpoint before this time is over",
+        "--time-limit", type=_seconds, metavar="SECONDS", help="stop at a checkpoint before this time is over"
     )
     run.add_argument("--ship", action="store_true", help="copy each finished run, without weights, to book/records")
     listing = add("list", _list, "list the runs behind a figure: identity, state, labels, seed, and what they cost")
@@ -86,6 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     verdicts.add_argument("--profile", default="laptop", choices=papers.PROFILES, help="the scale")
     notebook.declare(add("notebook", notebook.run, "execute a notebook for the book"))
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed are seconds, at least 0")
+    return seconds
 
 
 def _planned(options) -> list[tuple[Paper, list[Planned]]]:

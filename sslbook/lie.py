@@ -18,7 +18,7 @@ from torch import Tensor
 from sslbook import losses
 from sslbook.config import require, require_choice, require_number
 from sslbook.metrics import effective_rank, singular_values
-from sslbook.tensors import finite, floating, unit
+from sslbook.tensors import finite, floating, promoted, unit
 
 PLANE = {
     "rotation": ((0.0, -1.0), (1.0, 0.0)),
@@ -66,7 +66,13 @@ def exp(generator: Tensor, epsilon) -> Tensor:
     shape = finite("The generator", generator, 2).shape
     require(shape[0] == shape[1], f"The generator has shape {tuple(shape)}; it must be a square matrix.")
     epsilon = finite("epsilon", epsilon, dtype=generator.dtype).to(generator.device)
-    return torch.linalg.matrix_exp(epsilon[..., None, None] * generator)
+    return _matrix_exp(epsilon[..., None, None] * generator)
+
+
+def _matrix_exp(matrices: Tensor) -> Tensor:
+    """exp of matrices (..., n, n), computed in float32 or float64: PyTorch's is wrong in half precision."""
+    with torch.autocast(matrices.device.type, enabled=False):
+        return torch.linalg.matrix_exp(promoted(matrices)).to(matrices.dtype)
 
 
 def fit(x: Tensor, moved: Tensor, epsilon: float, *, penalty: float = 1e-3) -> Tensor:
@@ -233,7 +239,8 @@ def move(h: Tensor, generators: Tensor, amounts: Tensor) -> Tensor:
         f"Features, generators and amounts have the shapes {tuple(h.shape)}, {tuple(generators.shape)} and "
         f"{tuple(amounts.shape)}; they must be (N, D), (m, D, D) and (N, m).",
     )
-    return (torch.linalg.matrix_exp(torch.tensordot(amounts, generators, 1)) @ h[:, :, None])[:, :, 0]
+    with torch.autocast(h.device.type, enabled=False):
+        return (_matrix_exp(torch.tensordot(amounts, generators, 1)) @ h[:, :, None])[:, :, 0]
 
 
 def generator_norm(w: Tensor, generators: Tensor) -> float:

@@ -127,6 +127,7 @@ def points(frame, x: str, y: str, hue: str, *, ax=None, colours=None, **labels):
 
 def sheet(images, titles=None, *, columns: int = 8):
     """Images (N, C, H, W), uint8 or float in [0, 1], as a sheet of thumbnails, with a short title over each."""
+    require(len(images) > 0, "There are no images to show.")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     page = figure(figsize=(columns * 0.9, rows * (1.125 if titles else 0.9)))
@@ -134,8 +135,9 @@ def sheet(images, titles=None, *, columns: int = 8):
     for ax in grid:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(grid, images, strict=False)):
-        pixels = image.permute(1, 2, 0).cpu().numpy()
-        ax.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", interpolation="none")
+        pixels, white = image.permute(1, 2, 0).cpu().numpy(), 255 if image.dtype == torch.uint8 else 1
+        look = {"cmap": "gray", "vmin": 0, "vmax": white, "interpolation": "none"}
+        ax.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], **look)
         if titles is not None:
             ax.set_title(titles[i], fontsize=9)
     return page

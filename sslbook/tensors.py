@@ -5,6 +5,7 @@ in `losses` and `views`, only types and shapes are: to look at a value is to wai
 graph. There what is not finite shows itself, for one such value makes a whole loss infinite or not a number.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -103,6 +104,22 @@ def paired(z1: Tensor, z2: Tensor, *, least: int = 2) -> tuple[Tensor, Tensor]:
 def promoted(z: Tensor) -> Tensor:
     """In float32, or in float64 if it is so already."""
     return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
+def centred(z: Tensor) -> Tensor:
+    """The rows of `z` (N, D) less their mean; a column that is the same in all of them becomes 0 exactly."""
+    return (z - z.mean(0)).masked_fill((z == z[0]).all(0), 0)
+
+
+def measuring(function):
+    """`function` without gradients and in the precision of its arguments, also within autocast."""
+
+    @functools.wraps(function)
+    def measured(*arguments, **options):
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*arguments, **options)
+
+    return measured
 
 
 def power_of_two(largest: Tensor) -> Tensor:

@@ -45,6 +45,18 @@ def test_the_exponential_has_its_closed_form_and_is_a_one_parameter_group(name, 
     assert torch.allclose(lie.exp(generator, 0.3) @ lie.exp(generator, -0.5), lie.exp(generator, -0.2), atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    """PyTorch's exponential of a matrix in half precision is of the order of 10³⁰."""
+    shear = lie.exp(lie.plane_generator("shear").to(dtype), 0.5)
+    assert shear.dtype == dtype and shear.tolist() == [[1, 0.5], [0, 1]]
+    h, generators, amounts = torch.randn(3, 4), lie.plane_generators([(0, 1)], 4).float(), torch.full((3, 1), 0.3)
+    moved, turn = lie.move(h, generators, amounts), lie.exp(generators[0], 0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lie.move(h, generators, amounts), moved)
+        assert torch.equal(lie.exp(generators[0], 0.3), turn)
+
+
 @pytest.mark.parametrize("name", lie.PLANE)
 def test_the_error_of_the_linearised_orbit_falls_with_the_square_of_epsilon(name):
     generator = lie.plane_generator(name)

@@ -215,6 +215,10 @@ def test_knn_of_the_training_set_itself_with_ties_unknown_labels_and_a_low_tempe
     tie, query = torch.ones(4, 2), torch.ones(1, 2)
     for order in ([3, 3, 1, 1], [1, 3, 1, 3]):
         assert metrics.knn_accuracy(tie, torch.tensor(order), query, torch.tensor([1]), k=4) == 1
+    for seed in range(50):  # of a row and the row backwards, which are as near to the query but for rounding
+        row = torch.rand(1, 33, generator=torch.Generator().manual_seed(seed))
+        pair, query = torch.cat([row, row.flip(1)]), torch.ones(1, 33)
+        assert metrics.knn_accuracy(pair, torch.tensor([3, 1]), query, torch.tensor([1]), k=2) == 1
 
 
 @pytest.mark.parametrize("dimension", [2, 5, 10])
@@ -287,6 +291,11 @@ def test_the_alignment_of_kernels_ignores_rotation_scale_and_shift_and_is_that_o
     assert metrics.cka(y, x) == pytest.approx(expected, rel=1e-10)
     apart = torch.linalg.svd(center).U[:, :8]  # centred and orthogonal to each other
     assert metrics.cka(apart[:, :4], apart[:, 4:]) < 1e-20
+    for n in (3, 6, 7, 10, 1000):  # the mean of equal numbers need not be that number
+        same = torch.full((n, 3), 0.1, dtype=torch.float64)
+        assert metrics.effective_rank(metrics.singular_values(same, centered=True)) == 0
+        with pytest.raises(ValueError, match="are equal; their alignment is undefined"):
+            metrics.cka(same, normal(n, 2))
     # Of d equal directions one alone has the share 1/√d.
     assert metrics.cka(apart[:, :1], apart) == pytest.approx(8**-0.5)
 
@@ -337,8 +346,14 @@ def test_metrics_work_without_gradients_and_leave_the_mode_alone():
         assert metrics.linear_probe(features, labels, features, labels) == expected[0]
         assert metrics.knn_accuracy(features, labels, features, labels) == expected[1]
         assert torch.is_inference_mode_enabled()
+    with torch.no_grad():
+        network = metrics.mlp_probe(*3 * (train, labels), epochs=2)
     learned = train.clone().requires_grad_()
     assert metrics.linear_probe(learned, labels, learned, labels) == expected[0]
+    assert metrics.mlp_probe(*3 * (learned, labels), epochs=2) == network
+    with torch.autocast("cpu", torch.bfloat16):
+        assert metrics.linear_probe(train, labels, train, labels) == expected[0]
+        assert metrics.mlp_probe(*3 * (train, labels), epochs=2) == network
     assert metrics.effective_rank(learned) == metrics.effective_rank(train)
 
 

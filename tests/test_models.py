@@ -57,6 +57,19 @@ def test_the_encoder_normalises_each_channel():
 
 
 @pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "images is a tensor of torch.uint8; it must be a floating-point"),
+        (torch.zeros(1, 1, 8, 8), r"shape \(1, 1, 8, 8\); it must be \(N, 3, H, W\)"),
+        (torch.zeros(3, 8, 8), r"shape \(3, 8, 8\); it must be \(N, 3, H, W\)"),
+    ],
+)
+def test_images_of_another_kind_are_refused_with_a_sentence(images, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        encoder(ResNet(8, (1,)))(images)
+
+
+@pytest.mark.parametrize(
     ("mean", "std"), [([0.5], [0.0]), ([0.5], [0.1, 0.1]), ([math.nan], [0.1]), ([0.5], [math.inf]), ([0.5], [-0.1])]
 )
 def test_images_that_cannot_be_normalised_are_refused_with_a_sentence(mean, std):

@@ -307,6 +307,10 @@ def test_metrics_of_neighbourhoods_leave_the_gradient_mode_and_their_input_alone
     own = metrics.tangents(found, x)
     assert not any(part.requires_grad for part in (*found, *own, metrics.diameter(found, x)))
     assert not metrics.affinity(found, own).requires_grad and torch.is_grad_enabled() and (x == before).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = metrics.tangents(found, x)
+        assert torch.equal(metrics.affinity(found, inside), metrics.affinity(found, own))
+        assert torch.equal(metrics.diameter(found, x), metrics.diameter(found, x.detach()))
     half = metrics.nnk(before.half(), k=10)
     assert half.weights.dtype == torch.float64 and metrics.tangents(half, before.half()).basis.dtype == torch.float32
 

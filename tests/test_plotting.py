@@ -182,6 +182,15 @@ def test_a_sheet_holds_every_image(shown):
     assert shown[0]["text/html"].count("<image") == 11
 
 
+def test_a_gray_image_keeps_its_brightness():
+    images = torch.full((2, 1, 4, 4), 90, dtype=torch.uint8) + torch.arange(4, dtype=torch.uint8)
+    for given, white in ((images, 255), (images / 255, 1)):
+        panels = [ax.get_images()[0] for ax in plotting.sheet(given).axes]
+        assert {panel.get_clim() for panel in panels} == {(0, white)}
+    with pytest.raises(ValueError, match="There are no images to show"):
+        plotting.sheet(images[:0])
+
+
 def test_each_policy_sees_an_image_with_the_same_random_numbers():
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     policies = {"large": views.policy("large"), "again": views.policy("large"), "small": views.policy("small")}

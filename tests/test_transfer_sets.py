@@ -275,6 +275,11 @@ def remove(path):
             r"train/3/001-train.png is no whole picture \(.+\); replace it",
         ),
         (empty, "test/3/000-test.png", "test/3/000-test.png is no whole picture"),
+        (
+            lambda path: save(path, np.full((24, 24), 1000, dtype=np.uint16)),
+            "test/3/000-test.png",
+            r"000-test.png is no whole picture \(its mode is I;16, with more than 8 bits; 8 are needed\)",
+        ),
         (remove, "test/3/000-test.png", "test/3 has no pictures; lay its pictures in .*test/<class>"),
         (remove, "train/3", "train/3 has no pictures; lay its pictures in .*train/<class>"),
         (remove, "test", "usps/test is missing; lay its pictures in .*test/<class>, and SSLBOOK_DATA names"),

@@ -65,7 +65,7 @@ _MD5 = {
 def load(name: str, split: str, root=None) -> ImageSet:
     """A split, in the order of the official files, or of the names of its files where they lie in folders of classes.
 
-    So both layouts of USPS are one set where each file is named by its index. `coarse` is `fine`; `factors` is empty.
+    So both layouts of USPS are one set where each file is named by its index, with zeros in front to one length. `coarse` is `fine`; `factors` is empty.
     The official images of Flowers-102 are large: `test` takes minutes.
 
     Raises `ValueError` for a missing, truncated or altered file and for a folder of a class without pictures.
@@ -120,6 +120,8 @@ def as_colour(images: Tensor, size: int = 32) -> Tensor:
 
 def _square(picture, size: int) -> Tensor:
     """A picture of Pillow as (3, size, size) uint8, by the rule of `as_colour`."""
+    # Pillow would make all that is above 255 white.
+    require(picture.mode[0] not in "IF", f"its mode is {picture.mode}, with more than 8 bits; 8 are needed")
     sides = [size * side // min(picture.size) for side in picture.size]
     left, top = (round((side - size) / 2) for side in sides)
     scaled = picture.convert("RGB").resize(sides, pillow().Resampling.BILINEAR)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sslbook import losses
-from sslbook.config import Part, require
+from sslbook.config import Part, require, require_number
 from sslbook.data import Info
 from sslbook.methods.method import Method
 from sslbook.models import Encoder, GaussianEncoder, MLPDecoder
@@ -96,9 +96,10 @@ class LatentVariable(Method):
         The latents are drawn from N(ψ, σ² I), with ψ the mean over the J `views` (J, N, C, H, W) of their posterior
         means.
 
-        **Raises** `ValueError` if the views have another shape.
+        **Raises** `ValueError` if the views have another shape, or σ² is negative.
         """
         require(views.ndim == 5, f"The views have the shape {tuple(views.shape)}; it must be (J, N, C, H, W).")
+        require_number("sigma2", sigma2, least=0)
         centre = self.encode(views.flatten(0, 1)).unflatten(0, views.shape[:2]).mean(0)
         return self.decode(centre + sigma2**0.5 * self._normal(n, len(centre), generator=generator))
 

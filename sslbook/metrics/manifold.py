@@ -16,7 +16,7 @@ from torch import Tensor
 from sslbook.config import require, require_number
 from sslbook.metrics.neighbors import matched
 from sslbook.metrics.nnk import Neighborhood
-from sslbook.tensors import finite, promoted
+from sslbook.tensors import finite, measuring, promoted
 
 SHARE = 0.1
 """Least eigenvalue of a neighbourhood that counts, as a share of its largest."""
@@ -41,7 +41,7 @@ def neighbor_count(neighborhood: Neighborhood) -> Tensor:
     return (neighborhood.weights > 0).sum(1)
 
 
-@torch.no_grad()
+@measuring
 def diameter(neighborhood: Neighborhood, candidates: Tensor) -> Tensor:
     """max ‖x_j − x_l‖ over the NNK neighbours of each query (Q,), in [0, 2] for unit features; 0 for one or none.
 
@@ -62,7 +62,7 @@ def diameter(neighborhood: Neighborhood, candidates: Tensor) -> Tensor:
     return found
 
 
-@torch.no_grad()
+@measuring
 def tangents(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | None = None) -> Tangents:
     """Eigenvectors of Σ_j (x_j − x_i)(x_j − x_i)ᵀ over the NNK neighbours j of query i, with λ_r ≥ SHARE · λ_1.
 
@@ -87,7 +87,7 @@ def tangents(neighborhood: Neighborhood, queries: Tensor, candidates: Tensor | N
     return Tangents(torch.cat(basis), (dimension.cumsum(0) - dimension)[back], dimension[back])
 
 
-@torch.no_grad()
+@measuring
 def affinity(neighborhood: Neighborhood, own: Tangents, others: Tangents | None = None) -> Tensor:
     """Mean affinity (Q,) of the tangents of a query with those of all its NNK neighbours, in [0, 1]; 1 if all is flat.
 

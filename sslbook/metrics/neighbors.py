@@ -66,8 +66,6 @@ def knn_accuracy(
     - `k` in 1 … M; among equal votes the smallest label wins.
     - `temperature` > 0.
 
-    Memory does not grow with N.
-
     **Raises** `ValueError` if shapes do not match, k exceeds M or temperature ≤ 0.
 
     >>> x, y = torch.eye(3), torch.arange(3)
@@ -83,9 +81,8 @@ def knn_accuracy(
     for rows, similarity, index in nearest(test, train, k):
         # Relative to the nearest, whose vote is 1, so that at a low temperature not all of them vanish.
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
-        # Sums of float32 numbers in float64 hardly round, so equal votes stay equal in whatever order they are added.
-        votes = weights.new_zeros(len(weights), len(classes), dtype=torch.float64)
-        votes.scatter_add_(1, train_labels[index], weights.double())
+        votes = weights.new_zeros(len(weights), len(classes)).scatter_add_(1, train_labels[index], weights)
+        votes = (votes / votes.amax(1, keepdim=True)).round(decimals=12)  # equal votes differ by rounding
         correct += int((classes[votes.argmax(1)] == test_labels[rows]).sum())
     return correct / len(test)
 

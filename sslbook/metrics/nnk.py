@@ -57,8 +57,8 @@ def nnk(
     - `queries` (Q, D) and `candidates` (N, D), finite; `None` means leave-one-out: the other queries are candidates.
     - `k` in 1 … N (N − 1 in leave-one-out). The number of neighbours grows with k: compare only equal k.
     - `kernel`: "cosine" is ½(1 + cos) = ⟨[x̂; 1], [ŷ; 1]⟩/2, "linear" is x·y, "gaussian" is exp(−d²/2σ²).
-    - `bandwidth` > 0, for "gaussian" only: σ = `bandwidth` times the distance from the query to its k-th candidate, so
-      that units do not matter. It has no default: the number of neighbours depends on it strongly.
+    - `bandwidth` in 1e-30 … 1e30, for "gaussian" only: σ = `bandwidth` times the distance from the query to its k-th
+      candidate, so that units do not matter. It has no default: the number of neighbours depends on it strongly.
 
     Nearest is by ‖φ_i − φ_j‖; a zero feature has cosine 0 with all. Of candidates that are copies for the kernel only
     the first listed can have weight. A copy of the query takes all the weight, with error 0: remove copies first where
@@ -79,7 +79,7 @@ def nnk(
     require_number("k", k, least=1, most=count - alone, whole=True)
     require_choice("The kernel", kernel, KERNELS)
     if kernel == "gaussian":
-        require_number("The bandwidth", bandwidth, above=0)
+        require_number("The bandwidth", bandwidth, least=1e-30, most=1e30)
     else:
         require(bandwidth is None, f"The bandwidth is {bandwidth!r}; only the kernel 'gaussian' takes one.")
     near = unit(features.double()) if kernel == "cosine" else features.double()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sslbook.config import require, require_choice, require_number
 from sslbook.metrics.neighbors import labelled
-from sslbook.tensors import finite, power_of_two, promoted
+from sslbook.tensors import finite, measuring, power_of_two, promoted
 
 L2 = 1e-3
 """Our choice, the same for every encoder: the penalty of the probe on features of unit variance."""
@@ -16,7 +16,7 @@ PENALTIES = tuple(10.0**k for k in range(-6, 2))
 """Those among which `ridge_probe` chooses, on features of unit variance."""
 
 
-@torch.no_grad()
+@measuring
 def linear_probe(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, penalty: float = L2
 ) -> float:
@@ -45,7 +45,7 @@ def linear_probe(
     return (predicted == test_labels).double().mean().item()
 
 
-@torch.no_grad()
+@measuring
 def ridge_probe(
     train: Tensor,
     train_targets: Tensor,
@@ -107,6 +107,7 @@ def ridge_probe(
     return (1 - residual.square().sum(0) / spread.square().sum(0)).float()
 
 
+@measuring
 def mlp_probe(
     train: Tensor,
     train_labels: Tensor,
@@ -146,14 +147,14 @@ def mlp_probe(
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
 
     def accuracy(features: Tensor, labels: Tensor) -> float:
-        with torch.no_grad():
-            return (classes[network(features).argmax(1)] == labels).double().mean().item()
+        return (classes[network(features).argmax(1)] == labels).double().mean().item()
 
     best, result = -1.0, 0.0
     for order in orders:
         for indices in order.to(train.device).split(256):
             optimizer.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(network(train[indices]), train_labels[indices]).backward()
+            with torch.enable_grad():
+                nn.functional.cross_entropy(network(train[indices]), train_labels[indices]).backward()
             optimizer.step()
         if (reached := accuracy(validation, validation_labels)) > best:
             best, result = reached, accuracy(test, test_labels)

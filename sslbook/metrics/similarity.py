@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sslbook.config import require, require_number
 from sslbook.metrics.neighbors import scores
-from sslbook.tensors import finite, promoted, unit
+from sslbook.tensors import centred, finite, promoted, unit
 
 
 @torch.no_grad()
@@ -34,10 +34,10 @@ def uniformity(z: Tensor, *, t: float = 2.0) -> float:
 
     `z` is (N, D), N ≥ 2, normalised inside; `t` is positive. Time is quadratic in N, memory linear.
     """
-    z = unit(promoted(finite("z", z, 2)))
+    z = unit(finite("z", z, 2).double())
     require(len(z) > 1, "There is one feature; a pair needs two.")
     require_number("t", t, above=0)
-    parts = [(2 * t * (score.double() - 1)).logsumexp((0, 1)) for _, score in scores(z, z, others=True)]
+    parts = [(2 * t * (score - 1)).logsumexp((0, 1)) for _, score in scores(z, z, others=True)]
     return float(torch.stack(parts).logsumexp(0)) - math.log(len(z) * (len(z) - 1))
 
 
@@ -57,7 +57,7 @@ def cka(x: Tensor, y: Tensor) -> float:
     1.0
     """
     x, y = _pairs(x=x, y=y, same=False)
-    x, y = (z.double() - z.double().mean(0) for z in (x, y))
+    x, y = (centred(z.double()) for z in (x, y))
     own = (x.T @ x).norm() * (y.T @ y).norm()
     require(bool(own > 0), "All features of x or of y are equal; their alignment is undefined.")
     return float((y.T @ x).square().sum() / own)

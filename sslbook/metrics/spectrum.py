@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslbook.config import require, require_choice, require_number
-from sslbook.tensors import finite
+from sslbook.tensors import centred, finite
 
 
 def singular_values(matrix, *, centered: bool = False) -> Tensor:
@@ -23,7 +23,7 @@ def singular_values(matrix, *, centered: bool = False) -> Tensor:
     matrix = finite("The matrix", matrix, 1, 2, dtype=torch.float64).detach()
     require_choice("centered", centered, (False, True))
     if matrix.ndim == 2:
-        return torch.linalg.svdvals(matrix - matrix.mean(0) if centered else matrix)
+        return torch.linalg.svdvals(centred(matrix) if centered else matrix)
     require(not centered, "Singular values cannot be centred; give the matrix itself.")
     require(bool((matrix >= 0).all()), f"The smallest singular value is {matrix.min()}; it must be at least 0.")
     return matrix.sort(descending=True).values

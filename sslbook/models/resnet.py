@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sslbook.config import Part, require
 from sslbook.data import Info
-from sslbook.tensors import finite
+from sslbook.tensors import finite, floating
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
     """Images `(N, C, H, W)` in [0, 1] → features `h (N, dim)`: normalise per channel, convolve, average over space.
 
     The features are averages of rectified maps, so they are never negative. Raises `ValueError` unless `mean` and `std`
-    are (C,), finite, and `std` is positive.
+    are (C,), finite, and `std` is positive, and for images of another type or another number of channels.
     """
 
     def __init__(self, trunk: nn.Module, dim: int, mean: Tensor, std: Tensor):
@@ -110,6 +110,11 @@ class Encoder(nn.Module):
 
     def before(self, images: Tensor) -> Tensor:
         """What the trunk computes of the normalised images."""
+        floating("The tensor of images", images)
+        require(
+            images.ndim == 4 and images.shape[1] == self.mean.shape[1],
+            f"The images have the shape {tuple(images.shape)}; it must be (N, {self.mean.shape[1]}, H, W).",
+        )
         normalised = (images - self.mean) / self.std
         return self.trunk(normalised.contiguous(memory_format=torch.channels_last))
 

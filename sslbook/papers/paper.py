@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -75,8 +76,8 @@ class Paper:
         """The runs behind a figure; `seeds` take the place of the planned ones, seed after seed.
 
         With `dataset`, the planned runs on that set. If there are none, the runs on the first planned set, with the set
-        replaced in the configuration and in the labels. The number of images stays, except that all of `shapes` are
-        used.
+        replaced in the configuration and in the labels. The number of images stays; of `shapes`, and of a set that
+        has fewer, all are used.
 
         Raises `ValueError` for an unknown figure, profile or data set, and for seeds that are not different integers.
         """
@@ -160,9 +161,13 @@ class Paper:
             arrays = self.arrays(run)
             require(name in arrays, f"Run {run.config.id} has no array {name!r}; it has {', '.join(arrays)}.")
             values = arrays[name].double().reshape(len(arrays["epoch"]), -1).numpy()
-            table = pd.DataFrame(values, index=arrays["epoch"].tolist(), columns=range(1, values.shape[1] + 1))
-            long = table.rename_axis(index="epoch", columns="index").stack().rename("value").reset_index()
-            frames.append(long.assign(**labels, seed=run.config.seed))
+            times, entries = values.shape
+            columns = {
+                "epoch": np.repeat(arrays["epoch"].numpy(), entries),
+                "index": np.tile(np.arange(1, entries + 1), times),
+                "value": values.ravel(),
+            }
+            frames.append(pd.DataFrame(columns).assign(**labels, seed=run.config.seed))
         return pd.concat(frames, ignore_index=True)
 
     def claim(self, id: str) -> Claim:
@@ -228,6 +233,8 @@ def _compact(value) -> Tensor:
 
 def _on(dataset: str, planned: Planned) -> Planned:
     config, labels = planned
-    name, images = config.data.name, config.data.images if dataset != "shapes" else None
+    name, images = config.data.name, config.data.images
+    if dataset == "shapes" or (images is not None and images > data.info(dataset).sizes["train"]):
+        images = None
     labels = {label: dataset if value == name else value for label, value in labels.items()}
     return Planned(config.replace(data=Data(dataset, images)), labels)

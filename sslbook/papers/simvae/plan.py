@@ -89,7 +89,7 @@ def _run(profile: str, name: str, seed: int, method: str, *, policy: Policy | No
     else:
         part = VICReg(**({"widths": _HEAD} | changes))
     viewed = getattr(part, "views", 2)
-    # With more views of fewer images the passes are as much fewer: the number of steps stays.
+    # With more views of fewer images the passes are as much fewer: the number of steps is about the same.
     settings["epochs"] = max(1, round(settings["epochs"] * 2 / viewed))
     return Config(
         views=policy or VIEWS[name],
