@@ -38,12 +38,13 @@ def observe(
     device: str | None = None,
     layer: Layer | None = None,
     precision: str | None = None,
+    calibrated: bool = True,
 ) -> Iterator[Observation]:
     """The features of named `images`, of any image set, each (N, C, H, W), uint8 or float in [0, 1].
 
-    Yields an observation for each kept epoch. At epoch 0 batch norm has the statistics of the training images (see
-    `calibrate`). `device` as in `runs.ensure`, `layer` as in `encode`. `precision`: one of `hardware.PRECISIONS`; None:
-    that of the run.
+    Yields an observation for each kept epoch. At epoch 0 batch norm has the statistics of the training images, as in
+    training; if not `calibrated`, mean 0 and variance 1, as in a network that never saw an image. `device` as in
+    `runs.ensure`, `layer` as in `encode`. `precision`: one of `hardware.PRECISIONS`; None: that of the run.
     """
     hardware.keep_memory()
     precision = precision or run.provenance["precision"]
@@ -51,7 +52,7 @@ def observe(
         method = run.method(epoch)
         with hardware.claim_device(device) as chosen:
             method.to(chosen, memory_format=torch.channels_last)
-            if epoch == 0:
+            if epoch == 0 and calibrated:
                 calibrate(method, data.load_train(run.config.data).images, chosen, precision)
             features = {name: encode(method, tensor, chosen, layer, precision) for name, tensor in images.items()}
         yield Observation(epoch, method.cpu(), features)
