@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sslbook import ledger
+from sslbook import data, hardware, ledger
 from sslbook.papers.manifold_graphs import (
     BINARY,
     FAMILIES,
@@ -18,9 +18,11 @@ from sslbook.papers.manifold_graphs import (
     POLICIES,
     augmented,
     claims,
+    geometry,
     statistics,
 )
 from sslbook.papers.manifold_graphs.measure import _parts, whitened_cosine
+from sslbook.papers.observe import calibrate, encode, held_out
 
 LABELS = np.repeat(["a", "b", "c"], (3, 4, 3))
 
@@ -244,6 +246,7 @@ def test_supervised_training_decides_nothing():
 def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSLBOOK_RUNS", str(tmp_path_factory.mktemp("runs")))
+        patch.setenv("SSLBOOK_PRECISION", "bfloat16")
         (run, _), *_ = PAPER.obtain(PAPER.plan("main", "smoke")[:1], device="cpu")
         yield run, PAPER.arrays(run)
 
@@ -270,6 +273,19 @@ def test_a_run_is_measured_by_the_metrics_themselves(measured):
     assert (row["affinity"], row["affinity_deviation"]) == pytest.approx(
         (float(rest.mean()), float(rest.std(correction=0)))
     )
+
+
+def test_features_are_in_float32_whatever_a_run_was_trained_in_and_batch_norm_has_statistics(measured):
+    run, arrays = measured
+    assert run.provenance["precision"] == "bfloat16"
+    images, train = held_out(run.config).images, data.load_train(run.config.data).images
+    for at, epoch in enumerate(run.snapshots):
+        method = run.method(epoch)
+        if epoch == 0:
+            calibrate(method, train, precision="float32")
+        seen = {p: geometry(encode(method, images, precision=p), k=len(images) // 2) for p in hardware.PRECISIONS}
+        torch.testing.assert_close(seen["float32"]["diameter"], arrays["diameter"][at])
+        assert not torch.allclose(seen["bfloat16"]["diameter"], arrays["diameter"][at], rtol=1e-4)
 
 
 def test_images_of_transfer_sets_have_as_many_channels_as_those_a_run_trained_on():

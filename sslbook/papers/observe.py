@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 from sslbook import data, hardware
 from sslbook.config import Config, require
 from sslbook.data import ImageSet
-from sslbook.methods import JointEmbedding, Method
+from sslbook.methods import Method
 from sslbook.runs import Run
 
 BATCH = 128
@@ -37,32 +37,35 @@ def observe(
     images: dict[str, Tensor],
     device: str | None = None,
     layer: Layer | None = None,
-    start: Tensor | None = None,
+    precision: str | None = None,
+    calibrated: bool = True,
 ) -> Iterator[Observation]:
     """The features of named `images`, of any image set, each (N, C, H, W), uint8 or float in [0, 1].
 
-    Yields an observation for each kept epoch, in the precision of the run. `device` as in `runs.ensure`, `layer`
-    as in `encode`. From the images `start` the statistics of batch norm at epoch 0 are computed (see `calibrate`); None
-    leaves them at mean 0 and variance 1.
+    Yields an observation for each kept epoch. At epoch 0 batch norm has the statistics of the training images, as in
+    training; if not `calibrated`, mean 0 and variance 1, as in a network that never saw an image. `device` as in
+    `runs.ensure`, `layer` as in `encode`. `precision`: one of `hardware.PRECISIONS`; None: that of the run.
     """
     hardware.keep_memory()
-    precision = run.provenance["precision"]
+    precision = precision or run.provenance["precision"]
     for epoch in run.snapshots:
         method = run.method(epoch)
         with hardware.claim_device(device) as chosen:
             method.to(chosen, memory_format=torch.channels_last)
-            if epoch == 0 and start is not None:
-                calibrate(method, start, chosen, precision)
+            if epoch == 0 and calibrated:
+                calibrate(method, data.load_train(run.config.data).images, chosen, precision)
             features = {name: encode(method, tensor, chosen, layer, precision) for name, tensor in images.items()}
         yield Observation(epoch, method.cpu(), features)
 
 
-def calibrate(method: JointEmbedding, images: Tensor, device: str = "cpu", precision: str | None = None) -> None:
+def calibrate(method: Method, images: Tensor, device: str = "cpu", precision: str | None = None) -> None:
     """Give batch norm the mean and variance of batches of `images`, averaged, as its statistics, in place.
 
-    A last batch of one image has no variance and is left out. `precision` as in `encode`.
+    In the encoder and, where there is one, in the projector. A last batch of one image has no variance and is left out.
+    `precision` as in `encode`.
     """
-    network = torch.nn.Sequential(method.encoder, method.projector).eval()
+    parts = (getattr(method, name) for name in ("encoder", "projector") if hasattr(method, name))
+    network = torch.nn.Sequential(*parts).eval()
     with hardware.autocast(device, precision):
         update_bn((batch for batch in _batches(images, device) if len(batch) > 1), network)
 

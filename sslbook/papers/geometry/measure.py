@@ -73,7 +73,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     images = {"bank": train.images, "queries": test.images, "first": first, "second": second}
     images |= _turned(anchors.images[:_ROTATED])
     around = _around(anchors, run.config) if anchors.factors else None
-    for _, method, h in observe(run, images, device, start=train.images):
+    for _, method, h in observe(run, images, device):
         bank, queries, h1, h2, *turned = h.values()
         outputs = method.projector(bank), method.projector(queries)
         tangents = None if around is None else _tangents(method, around, device)

@@ -8,7 +8,6 @@ from sslbook.papers.manifold_graphs.claims import CLAIMS, GEOMETRY, models, tran
 from sslbook.papers.manifold_graphs.measure import (
     BINARY,
     FAMILIES,
-    RESOLVED,
     VERSION,
     VIEWS,
     K,
@@ -29,7 +28,6 @@ __all__ = [
     "PAPER",
     "PARADIGMS",
     "POLICIES",
-    "RESOLVED",
     "VIEWS",
     "K",
     "augmented",

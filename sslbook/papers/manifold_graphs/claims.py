@@ -12,13 +12,13 @@ import pandas as pd
 from sslbook import metrics
 from sslbook.ledger import AFTERWARDS, MATHEMATICS, Claim, FromDraws, FromRuns, Test
 from sslbook.papers.manifold_graphs import statistics, theory
-from sslbook.papers.manifold_graphs.measure import BINARY, RESOLVED, geometry
+from sslbook.papers.manifold_graphs.measure import BINARY, FAMILIES, geometry
 from sslbook.papers.manifold_graphs.plan import PARADIGMS, POLICIES
 
 GEOMETRY = (
     *(f"{name}{moment}" for name in ("count", "diameter", "dimension", "affinity") for moment in ("", "_deviation")),
-    *(f"diameter_{family}" for family in RESOLVED),
-    *(f"{name}_{family}" for name in ("count", "dimension", "affinity") for family in RESOLVED if family not in BINARY),
+    *(f"diameter_{family}" for family in FAMILIES),
+    *(f"{name}_{family}" for name in ("count", "dimension", "affinity") for family in FAMILIES if family not in BINARY),
 )
 """The columns of a frame that describe the geometry of a model: mean and deviation on the semantic manifold, and means
 on the augmentation manifolds, of which the diameters are relative."""

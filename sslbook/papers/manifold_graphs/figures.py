@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sslbook import metrics
 from sslbook.papers.manifold_graphs import statistics
-from sslbook.papers.manifold_graphs.measure import BINARY, FAMILIES, NEAR, RESOLVED
+from sslbook.papers.manifold_graphs.measure import BINARY, FAMILIES, NEAR
 from sslbook.papers.manifold_graphs.plan import PARADIGMS, POLICIES
 
 UNTRAINED = "untrained"
@@ -27,9 +27,9 @@ GROUPS = {
         "two_nn": "TwoNN",
         "rankme": "RankMe",
     },
-    "relative diameter": {f"diameter_{family}": family for family in RESOLVED},
-    "count among views": {f"count_{family}": family for family in RESOLVED if family not in BINARY},
-    "affinity among views": {f"affinity_{family}": family for family in RESOLVED if family not in BINARY},
+    "relative diameter": {f"diameter_{family}": family for family in FAMILIES},
+    "count among views": {f"count_{family}": family for family in FAMILIES if family not in BINARY},
+    "affinity among views": {f"affinity_{family}": family for family in FAMILIES if family not in BINARY},
 }
 """Numbers of a model that are looked at together, with short names."""
 
@@ -134,8 +134,7 @@ def pairs(values: pd.DataFrame, kind: str) -> float:
 
 def error_of_diameter(page) -> float:
     """The largest standard error of a mean diameter over images, relative to the mean, of all runs and families."""
-    rows = [FAMILIES.index(family) for family in RESOLVED]
-    views = [page.paper.arrays(run)["view_diameter"][-1][rows] for run, _ in page.found]
+    views = [page.paper.arrays(run)["view_diameter"][-1] for run, _ in page.found]
     return max(float((v.std(1) / v.mean(1)).max()) / v.shape[1] ** 0.5 for v in views)
 
 

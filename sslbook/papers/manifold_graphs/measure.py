@@ -19,7 +19,7 @@ from sslbook.runs import Run
 from sslbook.tensors import unit
 from sslbook.views import Policy, gray
 
-VERSION = 3
+VERSION = 4
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew."""
 K = 50
 """Candidates of each neighbourhood."""
@@ -30,9 +30,6 @@ VIEWED, VIEWS = 50, 64
 FAMILIES = ("crop", "flip", "jitter", "grayscale", "blur", "rotation", "translation", "all")
 BINARY = ("flip", "grayscale")
 """Families of two views: their manifold is two points, which have a distance and no neighbourhoods."""
-RESOLVED = tuple(family for family in FAMILIES if family != "blur")
-"""Families whose manifolds count. The models at `laptop` are measured in bfloat16, whose rounding is as large as what a
-blur does to features; what was measured of it is kept and not used."""
 TRANSFER = ("cifar10", "fashion_mnist", "mnist", "shapes", "rsscn7", "gtsrb", "flowers102", "usps")
 BANK, VALIDATION, TEST = 2_000, 1_000, 2_000
 """Images of a transfer set to which probes are fitted, on which the penalty is chosen, and which are scored; fewer
@@ -122,6 +119,9 @@ def augmented(images: Tensor, family: str, n: int, *, seed: int = 0) -> Tensor:
 def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     """All that the figures need, for each kept epoch; the encoder is in evaluation mode.
 
+    Features are computed in float32, also of runs in another precision: neighbourhoods are made of small differences,
+    and in bfloat16 those among blurred views are rounding.
+
     - (N,) the `geometry` of the features of `IMAGES` test images.
     - (F, M) for each family and image of `VIEWED`: `view_count`, `view_dimension` and `view_affinity`, means over the
       views of what `geometry` says of them alone, NaN for a binary family; `view_diameter`, of a binary family the
@@ -143,7 +143,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     sets |= {"source": _source(config)}
     for name, parts in sets.items():
         images |= {f"{name} {part}": each.images for part, each in parts.items()}
-    for _, _, features in observe(run, images, device):
+    for _, _, features in observe(run, images, device, precision="float32"):
         clean = features["test"]
         row = geometry(clean, k=min(K, len(clean) // 2)) | _spectra(clean)
         row |= _manifolds(clean, {family: features[family].unflatten(0, (VIEWS, -1)) for family in FAMILIES})

@@ -41,6 +41,9 @@ _QUADRATIC = 16
 def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     """All that the figures need, for each kept epoch; the encoder is in evaluation mode.
 
+    At epoch 0 it is the random encoder, in whose batch norm mean and variance are still 0 and 1: with statistics of
+    images it tells less of an image, so this is the harder baseline.
+
     Probes are fitted to the first `BANK` training images, their settings are chosen on validation images, and they are
     scored on test images. Images and views are the same for all runs with the same data and policy.
 
@@ -80,7 +83,7 @@ def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     images = {name: part.images for name, part in sets.items()}
     images |= {f"{name} views": part for name, part in views.items()} | {"groups": groups}
     factors = {name: _factors(part) for name, part in sets.items()}
-    for _, method, before in observe(run, images, device, _before):
+    for _, method, before in observe(run, images, device, _before, calibrated=False):
         layers = _layers(method, before)
         features = layers[""]
         row = _flip(config, features, done) | _r2(features, factors) | _latents(config, method, before["groups"])
