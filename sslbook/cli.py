@@ -1,7 +1,6 @@
 """The command line: `sslbook run · list · status · verdicts · notebook`, thin over the library."""
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -10,7 +9,7 @@ import torch
 
 import sslbook.notebooks.command as notebook
 from sslbook import files, hardware, ledger, papers, runs, training
-from sslbook.config import require, require_known
+from sslbook.config import require, require_known, require_number
 from sslbook.papers import Paper, Planned
 from sslbook.processes import world
 
@@ -72,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--precision", choices=hardware.PRECISIONS, help="of forward passes; None: bfloat16 where it is fast"
     )
     run.add_argument(
-        "--time-limit", type=_seconds, metavar="SECONDS", help="stop at a checkpoint before this time is over"
+        "--time-limit", type=float, metavar="SECONDS", help="stop at a checkpoint before this time is over"
     )
     run.add_argument("--ship", action="store_true", help="copy each finished run, without weights, to book/records")
     listing = add("list", _list, "list the runs behind a figure: identity, state, labels, seed, and what they cost")
@@ -86,16 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed are seconds, at least 0")
-    return seconds
-
-
 def _planned(options) -> list[tuple[Paper, list[Planned]]]:
     chosen = [papers.paper(name) for name in ([options.paper] if options.paper else papers.names())]
     require_known("figure", options.figure, dict.fromkeys(name for paper in chosen for name in paper.plans))
@@ -107,6 +96,8 @@ def _run(options) -> int:
     if options.precision:
         os.environ["SSLBOOK_PRECISION"] = options.precision
     asked = os.environ.get("SSLBOOK_PRECISION") and hardware.precision()
+    if options.time_limit is not None:
+        require_number("--time-limit", options.time_limit, least=0)
     figure, started = _planned(options), time.monotonic()
     chosen = [(paper, [p for p in planned if options.id in (None, p.config.id)]) for paper, planned in figure]
     require(

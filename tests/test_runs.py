@@ -251,11 +251,10 @@ def test_missing_data_and_a_full_disk_are_named(folder, capsys, monkeypatch, tmp
     assert "No space left on device" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("limit", ["nan", "-1", "soon"])
+@pytest.mark.parametrize("limit", ["nan", "-1"])
 def test_a_time_limit_that_is_no_time_is_named_with_what_is_allowed(limit, capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["run", f"--time-limit={limit}"])
-    assert f"{limit!r}; allowed are seconds, at least 0" in capsys.readouterr().err
+    assert cli.main(["run", f"--time-limit={limit}"]) == 1
+    assert f"--time-limit is {float(limit)}; it must be a finite number of at least 0." in capsys.readouterr().err
 
 
 def test_the_command_line_lists_trains_and_reports(folder, capsys, monkeypatch):
