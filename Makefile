@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PROFILE ?=
 DATASET ?=
+# nproc obeys OMP_NUM_THREADS, which is 1 where threads are shared out; the cores are wanted.
 CORES ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 
 READY := .venv/.ready

@@ -186,7 +186,10 @@ def records(device: str) -> Iterator[dict]:
 
 
 def train_missing(seconds: float) -> None:
-    """Train and ship missing runs of the profile `paper`, one seed of each kind first, until the time is over."""
+    """Train and ship missing runs of the profile `paper`, one seed of each kind first, until the time is over.
+
+    What a run that fails says goes to standard error, and the next one starts; the exit code does not change.
+    """
     started = time.monotonic()
     planned = [(paper, p) for paper in map(papers.paper, papers.names()) for p in paper.plan("main", "paper")]
     for paper, each in sorted(planned, key=lambda pair: pair[1].config.seed):

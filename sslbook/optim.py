@@ -112,7 +112,7 @@ class Adam(Optimiser, slot="optim"):
     def validate(self):
         super().validate()
         for beta in self.betas:
-            require_number("Each of Adam.betas", beta, least=0, below=1)
+            require_number("A value in Adam.betas", beta, least=0, below=1)
         self.limit("eps", above=0)
 
     def optimizer(self, groups):

@@ -58,13 +58,16 @@ def test_strokes_do_not_depend_on_brightness_or_place():
         torch.testing.assert_close(values, values[:1].expand(3), rtol=1e-3, atol=1e-3)
 
 
+def test_a_stroke_in_one_row_has_no_slant():
+    rows = torch.zeros(40, 1, 28, 28, dtype=torch.float64)
+    for i, row in enumerate(rows):
+        row[0, 9, i % 20 :] = torch.rand(28 - i % 20, generator=torch.Generator().manual_seed(i)).double()
+    assert stroke_factors(rows)["slant"].isnan().all()
+
+
 def test_what_shows_no_stroke_is_refused_with_a_sentence():
     with pytest.raises(ValueError, match="1 of 2 images are black"):
         stroke_factors(torch.cat([bar(3, 0), torch.zeros(1, 1, 64, 64)]))
-    rows = torch.zeros(40, 1, 28, 28, dtype=torch.float64)
-    for i, row in enumerate(rows):
-        row[0, 9, i % 20 : 28] = torch.rand(28 - i % 20, generator=torch.Generator().manual_seed(i)).double()
-    assert stroke_factors(rows)["slant"].isnan().all()
     with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\)"):
         stroke_factors(torch.ones(1, 3, 8, 8))
 

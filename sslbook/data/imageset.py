@@ -84,18 +84,20 @@ def balanced_order(labels: Tensor, seed: int) -> Tensor:
 
 
 def split_training(labels: Tensor, split: str) -> Tensor:
-    """Indices, ascending, of a fixed balanced tenth of the training images for "validation", of the rest for "train"."""
+    """Ascending indices: of a fixed balanced tenth of the training images for "validation", of the rest for "train"."""
     order = balanced_order(labels, seed=0)
     tenth = len(order) // 10
     return (order[:tenth] if split == "validation" else order[tenth:]).sort().values
 
 
 def pillow():
-    """The module that reads and resizes pictures, loaded with the first of them. Raises `ValueError` where it is not."""
+    """The module that reads and resizes pictures, loaded when first needed. Raises `ValueError` where it is missing."""
     try:
         from PIL import Image
     except ImportError as error:
-        raise ValueError("Pictures are read with Pillow, which is missing: `pip install pillow` installs it.") from error
+        raise ValueError(
+            "Pictures are read with Pillow, which is missing: `pip install pillow` installs it."
+        ) from error
     return Image
 
 

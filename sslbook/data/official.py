@@ -244,7 +244,9 @@ def _fetch(name: str, archive: str, md5: str, root) -> None:
     mirror = os.environ.get("SSLBOOK_MIRROR")
     address = f"{mirror.rstrip('/')}/{archive}" if mirror else _OFFICIAL[name].address + Path(archive).name
     shutil.rmtree(part, ignore_errors=True)  # of a download that was killed
-    shelf = pooch.create(part, base_url="", registry={archive: f"md5:{md5}"}, urls={archive: address}, retry_if_failed=2)
+    shelf = pooch.create(
+        part, base_url="", registry={archive: f"md5:{md5}"}, urls={archive: address}, retry_if_failed=2
+    )
     try:
         fetched = shelf.fetch(archive, progressbar=True)
         target.parent.mkdir(parents=True, exist_ok=True)

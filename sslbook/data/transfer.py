@@ -11,9 +11,9 @@ Otherwise the official files are read, in the folders that torchvision uses (RSS
     gtsrb/GTSRB/Training/00000/….ppm   gtsrb/GTSRB/Final_Test/Images/….ppm   gtsrb/GT-final_test.csv
     flowers-102/jpg/image_00001.jpg …   flowers-102/imagelabels.mat   flowers-102/setid.mat
 
-`validation` is the set's own where there is one: the folder `<set>/val`, or the official split of Flowers-102. Elsewhere
-it is a fixed balanced tenth of the training images, as in `official.load`. In GTSRB and RSSCN7 these are no independent
-images: frames of one traffic sign, or overlapping photographs, may lie on both sides.
+`validation` is the set's own where there is one: the folder `<set>/val`, or the official split of Flowers-102.
+Elsewhere it is a fixed balanced tenth of the training images, as in `official.load`. In GTSRB and RSSCN7 these are no
+independent images: frames of one traffic sign, or overlapping photographs, may lie on both sides.
 
 What is ours: every image is made 3×32×32 by the rule of `as_colour`, and the classes are named by their folders.
 """
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sslbook.config import require, require_number
-from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, split_training, pillow
+from sslbook.data.imageset import SPLITS, ImageSet, Info, Names, pillow, split_training
 from sslbook.data.official import folder, missing, verified
 
 _SHAPE = (3, 32, 32)
@@ -65,10 +65,11 @@ _MD5 = {
 def load(name: str, split: str, root=None) -> ImageSet:
     """A split, in the order of the official files, or of the names of its files where they lie in folders of classes.
 
-    So both layouts of USPS are one set where each file is named by its index, with zeros in front to one length. `coarse` is `fine`; `factors` is empty.
-    The official images of Flowers-102 are large: `test` takes minutes.
+    So both layouts of USPS are one set where each file is named by its index, padded with zeros.
+    `coarse` is `fine`; `factors` is empty. The official images of Flowers-102 are large: `test` takes minutes.
 
-    Raises `ValueError` for a missing, truncated or altered file and for a folder of a class without pictures.
+    Raises `ValueError` for a missing, truncated or altered file, a picture of more than 8 bits a channel, and a folder
+    of a class without pictures.
     """
     pictures, labels = _listed(name, split, folder(root))
     with ThreadPoolExecutor() as pool:

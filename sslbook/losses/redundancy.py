@@ -7,8 +7,9 @@ stays. For N < D the energy off the diagonal of M = AᵀB, (D, D), comes from (N
 
 In float32 the difference is right to 2e-6 of the larger of itself and Σ_d M_dd². With A = B and equal variances nothing
 cancels: M has rank N − 1 at most, so its energy is at least D/(N − 1) times that of its diagonal. The relative error
-is large only if the covariance is nearly diagonal and fewer than N coordinates vary. There the losses have first
-derivatives alone: a second one comes out wrong, without an error.
+is large only if the covariance is nearly diagonal and fewer than N coordinates vary.
+
+For N < D only first derivatives are right. A second derivative is wrong, and no error is raised.
 """
 
 import torch

@@ -82,7 +82,7 @@ def stroke_factors(images: Tensor) -> dict[str, Tensor]:
     across, down = padded.diff(dim=2), padded.diff(dim=1)
     gradient = torch.hypot((across[:, 1:] + across[:, :-1]) / 2, (down[:, :, 1:] + down[:, :, :-1]) / 2)
     factors = {
-        "slant": torch.where(vv > 1e-12 * height**2, uv / vv, torch.nan),  # of one row vv is rounding
+        "slant": torch.where(vv > 1e-12 * height**2, uv / vv, torch.nan),  # in a single row vv is 0 but for rounding
         "rotation": torch.rad2deg(torch.atan2(-2 * uv, vv - uu) / 2),
         "thickness": 2 * mass / gradient.sum((1, 2)),
     }

@@ -93,7 +93,7 @@ class Encoder(nn.Module):
     """Images `(N, C, H, W)` in [0, 1] → features `h (N, dim)`: normalise per channel, convolve, average over space.
 
     The features are averages of rectified maps, so they are never negative. Raises `ValueError` unless `mean` and `std`
-    are (C,), finite, and `std` is positive, and for images of another type or another number of channels.
+    are (C,), finite, and `std` is positive, and for images that are not floating-point or not (N, C, H, W).
     """
 
     def __init__(self, trunk: nn.Module, dim: int, mean: Tensor, std: Tensor):

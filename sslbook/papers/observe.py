@@ -42,9 +42,9 @@ def observe(
 ) -> Iterator[Observation]:
     """The features of named `images`, of any image set, each (N, C, H, W), uint8 or float in [0, 1].
 
-    Yields an observation for each kept epoch. At epoch 0 batch norm has the statistics of the training images, as in
-    training; if not `calibrated`, mean 0 and variance 1, as in a network that never saw an image. `device` as in
-    `runs.ensure`, `layer` as in `encode`. `precision`: one of `hardware.PRECISIONS`; None: that of the run.
+    Yields an observation for each kept epoch. At epoch 0 the running mean and variance of batch norm are computed on
+    the training images (see `calibrate`); if not `calibrated`, they stay 0 and 1. `device` as in `runs.ensure`, `layer`
+    as in `encode`. `precision`: one of `hardware.PRECISIONS`; None: that of the run.
     """
     hardware.keep_memory()
     precision = precision or run.provenance["precision"]

@@ -74,8 +74,8 @@ def main(profile: str) -> list[Planned]:
 def projectors(profile: str) -> list[Planned]:
     """Depth and width of the projector under large augmentations; the linear ones are main runs.
 
-    Named is what is *visible*, in the sense of the page on experiments beyond the paper, with the main runs as its
-    yardstick.
+    The page beyond the paper names the differences that are *visible*, as it defines the word; the yardstick is the
+    variance of the main runs over seeds.
     """
     return [
         Planned(
@@ -106,7 +106,7 @@ def knobs(profile: str) -> list[Planned]:
 def losses(profile: str) -> list[Planned]:
     """NT-Xent in the place of Eq. 1, under large augmentations.
 
-    Named is what is *visible*, in the sense of the page on experiments beyond the paper, beside the main runs.
+    The page beyond the paper names the differences to the main runs that are *visible*, as it defines the word.
     """
     swapped = _by_strength(profile, _SEEDS[profile][:2], ("large",), loss="nt_xent")
     return [planned._replace(labels=planned.labels | {"contrast": "NT-Xent"}) for planned in swapped]

@@ -117,7 +117,8 @@ def augmented(images: Tensor, family: str, n: int, *, seed: int = 0) -> Tensor:
 
 
 def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
-    """All that the figures need, for each kept epoch; the encoder is in evaluation mode.
+    """All that the figures need, for each kept epoch. The encoder is in evaluation mode; at epoch 0 batch norm has
+    statistics of the training images.
 
     Features are computed in float32, also of runs in another precision: neighbourhoods are made of small differences,
     and in bfloat16 those among blurred views are rounding.

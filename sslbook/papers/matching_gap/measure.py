@@ -15,8 +15,7 @@ from sslbook.runs import Run
 VERSION = 3
 """Of `measure`: raise it when an array changes its meaning, and measurements are made anew.
 
-Version 3 differs from 2 at epoch 0 alone, where batch norm has statistics. In the shipped records that epoch was
-measured anew, from the initial weights, which the seed gives again.
+In the shipped records epoch 0 was measured later than the rest, from initial weights made again from the seed.
 """
 
 _DISTANCES = torch.linspace(0, 2, 51)
@@ -25,7 +24,8 @@ _DISTANCES = torch.linspace(0, 2, 51)
 def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     """All that the figures need, for each kept epoch.
 
-    Encoders are in evaluation mode; the pairs are those of `papers.pairs`, in batches of 128.
+    Encoders are in evaluation mode; at epoch 0 batch norm has statistics of the training images. The pairs are those of
+    `papers.pairs`, in batches of 128.
 
     - () `knn`, `linear`: accuracies on the test images; `validation_knn`, `validation_linear`: on as many validation
       images at most, from which settings are chosen.

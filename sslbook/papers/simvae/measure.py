@@ -41,8 +41,8 @@ _QUADRATIC = 16
 def measure(run: Run, device: str | None = None) -> Iterator[dict[str, Tensor]]:
     """All that the figures need, for each kept epoch; the encoder is in evaluation mode.
 
-    At epoch 0 it is the random encoder, in whose batch norm mean and variance are still 0 and 1: with statistics of
-    images it tells less of an image, so this is the harder baseline.
+    Epoch 0 is the random encoder. Its batch norm keeps mean 0 and variance 1: with statistics of the training images
+    its probes score lower, so this is the stronger baseline.
 
     Probes are fitted to the first `BANK` training images, their settings are chosen on validation images, and they are
     scored on test images. Images and views are the same for all runs with the same data and policy.
