@@ -94,10 +94,11 @@ def beside(page, names: dict[str, str], hue: str, *, columns: int, height: float
 def before_and_after(page):
     """By hidden layers: effective rank of the encoder through training; spread of views before and after the head."""
     figure, (left, right) = page.axes(2, figsize=(8, 3.9))
-    page.draw("encoder_effective_rank", "hidden", ax=left, ylabel="effective rank of h")
+    page.draw("encoder_effective_rank", "hidden", ax=left, ylabel="effective rank of h", ylim=(0, None))
     ends, names = page.at("end"), {"xlabel": "spread of views in the encoder", "ylabel": "after the projector"}
+    names |= dict.fromkeys(("xlim", "ylim"), (0, 1.1 * ends[["spread_encoder", "spread_projector"]].max(axis=None)))
     page.points("spread_encoder", "spread_projector", "hidden", frame=ends, ax=right, **names)
-    right.axline([ends.spread_encoder.mean()] * 2, slope=1, **DOTTED)
+    right.axline((0, 0), slope=1, **DOTTED)
     one_legend(left, right, columns=4, title="hidden layers")
     return figure
 
