@@ -111,10 +111,9 @@ class Encoder(nn.Module):
     def before(self, images: Tensor) -> Tensor:
         """What the trunk computes of the normalised images."""
         floating("The tensor of images", images)
-        require(
-            images.ndim == 4 and images.shape[1] == self.mean.shape[1],
-            f"The images have the shape {tuple(images.shape)}; it must be (N, {self.mean.shape[1]}, H, W).",
-        )
+        channels = self.mean.shape[1]
+        if images.ndim != 4 or images.shape[1] != channels:  # a sentence made of shapes would fix them when compiled
+            raise ValueError(f"The images have the shape {tuple(images.shape)}; it must be (N, {channels}, H, W).")
         normalised = (images - self.mean) / self.std
         return self.trunk(normalised.contiguous(memory_format=torch.channels_last))
 
