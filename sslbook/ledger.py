@@ -298,7 +298,7 @@ def rows(judged: Iterable[Verdict]) -> list[Row]:
             about = "violation by the counter-example"
             found.append(Row(v.claim, v.status, about, v.violation, threshold=evidence.threshold))
         elif not v.outcomes:
-            about = evidence.reason if isinstance(evidence, Untestable) else "no runs at this scale"
+            about = evidence.reason if isinstance(evidence, Untestable) else "no runs that decide at this scale"
             found.append(Row(v.claim, v.status, about))
     return found
 

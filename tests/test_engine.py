@@ -147,6 +147,9 @@ def test_braces_in_the_path_of_a_book_are_kept(tmp_path):
     (root / "_toc.yml").touch()
     copy = notebooks.execute(source, "smoke")
     assert copy == root / "_build/executed/smoke/notebooks/{text}.ipynb"
+    # A page of the book keeps its own parameters.
+    own = notebooks.execute(source, "smoke", seeds=[7])
+    assert own == root / "_build/executed/smoke-own/notebooks/{text}.ipynb"
     (answer,) = nbformat.read(copy, 4).cells[-1].metadata["user_expressions"]
     assert answer["result"]["data"]["text/plain"] == repr(str(root))
 

@@ -372,4 +372,4 @@ def test_rows_say_what_every_test_measured_and_why_there_is_none():
         counter.value() == "1.41" and counter.limit() == "1e-06" and "no experiment" in none.test and not none.value()
     )
     (undecided,) = ledger.rows(PAPER.verdicts("smoke", "fig1-order"))
-    assert undecided.test == "no runs at this scale"
+    assert undecided.test == "no runs that decide at this scale"

@@ -326,11 +326,12 @@ def chance(found):
     outcomes = [outcome for v in found for outcome in v.outcomes]
     held = [outcome.state for outcome in outcomes].count("holds")
     left = sum(ledger.holm(outcome.p for outcome in outcomes) < ledger.LEVEL)
-    tested = [(v.status, changed.status) for v, changed in zip(found, ledger.corrected(found)) if v.outcomes]
+    both = zip(found, ledger.corrected(found))
+    decided = [(v.status, new.status) for v, new in both if v.outcomes and v.status != ledger.UNDECIDED]
     return (
         f"Of {len(outcomes)} tests {held} hold; if no test had anything to find, "
         f"{ledger.LEVEL * len(outcomes):.1f} would by chance. After Holm's correction over these tests {left} still "
-        f"hold, and {sum(old == new for old, new in tested)} of {len(tested)} verdicts that rest on tests stand."
+        f"hold, and {sum(old == new for old, new in decided)} of {len(decided)} verdicts that tests decide stand."
     )
 
 
@@ -342,10 +343,11 @@ def claim_table(app, paper, found):
         where = link(app, f"notebooks/{folder(paper)}/{v.claim.page}", v.claim.where)
         value = f"{true_minus(first.value())}; must exceed {true_minus(first.limit())}" if first.value() else ""
         after = "stands" if changed.status == v.status else changed.status
+        after = "" if v.status == ledger.UNDECIDED else after
         says = f"{plain(v.claim.says)} ({where}) `{v.claim.id}`"
         lines.append(
-            f"| {says} | {badge(v.status, f'<strong>{v.status}</strong>')} {v.scale} "
-            f"{f'<small>{v.claim.age}</small>' if v.claim.age else ''} "
+            f"| {says} | {badge(v.status, f'<strong>{v.status}</strong>')} {v.scale}"
+            f"{f'<br><small>{v.claim.age}</small>' if v.claim.age else ''} "
             f"| {value} | {len(v.runs) or ''} | {after if v.outcomes else ''} |"
         )
     return "\n".join(lines)

@@ -12,10 +12,11 @@ from sslbook.notebooks.source import NotebookError, check, read
 def execute(path, profile: str = "laptop", output=None, **values) -> Path:
     """Execute the notebook at `path` with the parameters `profile` and `values`; return the executed copy's path.
 
-    The copy goes to `output`, by default `_build/executed/<profile>/<path of the notebook in the book>`, and appears
-    there only when every cell has run and every `{eval}` role has its answer. Its metadata `sslbook` hold profile,
-    parameters, date and minutes, and of a notebook that uses `sslbook.pages` hardware, commit, package versions and the
-    facts that it noted. The working directory of the notebook is the root of the book.
+    The copy goes to `output`, by default `_build/executed/<profile>/<path of the notebook in the book>`, where a page
+    of the book lies, or with `values` below `<profile>-own`, where none does. It appears there only when every cell
+    has run and every `{eval}` role has its answer. Its metadata `sslbook` hold profile, parameters, date and minutes,
+    and of a notebook that uses `sslbook.pages` hardware, commit, package versions and the facts that it noted. The
+    working directory of the notebook is the root of the book.
 
     Raises `ValueError` if a parameter is unknown or of a wrong kind, or if `output` is the notebook itself, and
     `NotebookError` if a cell or an expression raises; then the copy up to there stays beside the output with the
@@ -27,11 +28,13 @@ def execute(path, profile: str = "laptop", output=None, **values) -> Path:
     from papermill.exceptions import PapermillExecutionError
 
     path = absolute(path).resolve()
-    values = {"profile": profile} | values
+    given, values = values, {"profile": profile} | values
     check(read(path), path.name, values)
     root = next((folder for folder in path.parents if (folder / "_toc.yml").is_file()), None)
     require(bool(root or output), f"{path} lies in no book (no _toc.yml above it): say where the copy goes by output.")
-    output = absolute(output).resolve() if output else root / "_build" / "executed" / profile / path.relative_to(root)
+    if not output:
+        output = root / "_build" / "executed" / (f"{profile}-own" if given else profile) / path.relative_to(root)
+    output = absolute(output).resolve()
     same = output.exists() and output.samefile(path)
     require(not same, f"The executed copy would replace its own source {path}: name another output.")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -46,6 +46,12 @@ function axes({ width, height, x, y, xlabel, ylabel, log = "", left = 54, right 
       const name = logarithmic ? `10<tspan dy="-5" font-size="10">${written(at, 0)}</tspan>` : written(at, decimals(at));
       ticks.push([place(logarithmic ? 10 ** at : at), name]);
     }
+    // Of less than two decades powers of ten are too few.
+    if (logarithmic && high - low < 2) {
+      const digits = Array.from({ length: 4 }, (_, k) => [1, 2, 5].map((m) => m * 10 ** (Math.floor(low) + k))).flat();
+      const inside = digits.map((at) => Number(at.toPrecision(1))).filter((at) => on(at) >= low && on(at) <= high);
+      return [place, inside.map((at) => [place(at), written(at, decimals(at))])];
+    }
     return [place, ticks];
   };
   const [X, across] = scale(x, log.includes("x"), left, width - right);
