@@ -154,9 +154,12 @@ def test_a_paper_says_how_many_tests_would_hold_by_chance_and_what_holms_correct
             f"Of {len(outcomes)} tests {held} hold" in text and f"{0.025 * len(outcomes):.1f} would by chance" in text
         )
         column = [line.rsplit("|", 2)[1].strip() for line in book_pages.claim_table(app, name, found).splitlines()[2:]]
+        decided = [bool(v.outcomes) and v.status != ledger.UNDECIDED for v in found]
+        assert [bool(entry) for entry in column] == decided
         stand = sum(entry == "stands" for entry in column)
-        assert stand == sum(a.status == b.status and bool(a.outcomes) for a, b in zip(found, ledger.corrected(found)))
-        assert f"{stand} of {sum(bool(v.outcomes) for v in found)} verdicts" in text
+        kept = [a.status == b.status for a, b in zip(found, ledger.corrected(found))]
+        assert stand == sum(same for same, counts in zip(kept, decided, strict=True) if counts)
+        assert f"{stand} of {sum(decided)} verdicts that tests decide stand" in text
 
 
 def test_every_claim_has_its_verdict_in_words_and_by_a_mark_and_every_test_its_row(app, judged):
