@@ -326,29 +326,33 @@ def chance(found):
     outcomes = [outcome for v in found for outcome in v.outcomes]
     held = [outcome.state for outcome in outcomes].count("holds")
     left = sum(ledger.holm(outcome.p for outcome in outcomes) < ledger.LEVEL)
-    both = zip(found, ledger.corrected(found))
-    decided = [(v.status, new.status) for v, new in both if v.outcomes and v.status != ledger.UNDECIDED]
+    kept = [entry == "stands" for entry in after_holm(found) if entry]
     return (
         f"Of {len(outcomes)} tests {held} hold; if no test had anything to find, "
         f"{ledger.LEVEL * len(outcomes):.1f} would by chance. After Holm's correction over these tests {left} still "
-        f"hold, and {sum(old == new for old, new in decided)} of {len(decided)} verdicts that tests decide stand."
+        f"hold, and {sum(kept)} of {len(kept)} verdicts that tests decide stand."
     )
+
+
+def after_holm(found):
+    """What Holm's correction leaves of each verdict: "stands", another status, or "" where no test decided anything."""
+    ledger = library("ledger")
+    changed = ["stands" if new.status == v.status else new.status for v, new in zip(found, ledger.corrected(found))]
+    return [said if v.outcomes and v.status != ledger.UNDECIDED else "" for v, said in zip(found, changed)]
 
 
 def claim_table(app, paper, found):
     ledger = library("ledger")
     lines = ["| Claim | Verdict | Value | Runs | After Holm |", "|---|---|---|---|---|"]
-    for v, changed in zip(found, ledger.corrected(found)):
+    for v, after in zip(found, after_holm(found)):
         first = ledger.rows([v])[0]
         where = link(app, f"notebooks/{folder(paper)}/{v.claim.page}", v.claim.where)
         value = f"{true_minus(first.value())}; must exceed {true_minus(first.limit())}" if first.value() else ""
-        after = "stands" if changed.status == v.status else changed.status
-        after = "" if v.status == ledger.UNDECIDED else after
         says = f"{plain(v.claim.says)} ({where}) `{v.claim.id}`"
         lines.append(
             f"| {says} | {badge(v.status, f'<strong>{v.status}</strong>')} {v.scale}"
             f"{f'<br><small>{v.claim.age}</small>' if v.claim.age else ''} "
-            f"| {value} | {len(v.runs) or ''} | {after if v.outcomes else ''} |"
+            f"| {value} | {len(v.runs) or ''} | {after} |"
         )
     return "\n".join(lines)
 

@@ -40,17 +40,17 @@ function axes({ width, height, x, y, xlabel, ylabel, log = "", left = 54, right 
     const power = 10 ** Math.floor(Math.log10((high - low) / 4));
     const step = [1, 2, 5, 10].map((k) => k * power).find((s) => (high - low) / s <= 5 && (!logarithmic || s >= 1));
     const place = (value) => from + ((on(value) - low) / (high - low)) * (to - from);
+    // Of less than two decades powers of ten are too few.
+    if (logarithmic && high - low < 2) {
+      const digits = [0, 1, 2].flatMap((k) => [1, 2, 5].map((m) => m * 10 ** (Math.floor(low) + k)));
+      const inside = digits.map((at) => Number(at.toPrecision(1))).filter((at) => on(at) >= low && on(at) <= high);
+      return [place, inside.map((at) => [place(at), written(at, decimals(at))])];
+    }
     const ticks = [];
     for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) {
       const at = Number((k * step).toPrecision(12));
       const name = logarithmic ? `10<tspan dy="-5" font-size="10">${written(at, 0)}</tspan>` : written(at, decimals(at));
       ticks.push([place(logarithmic ? 10 ** at : at), name]);
-    }
-    // Of less than two decades powers of ten are too few.
-    if (logarithmic && high - low < 2) {
-      const digits = Array.from({ length: 4 }, (_, k) => [1, 2, 5].map((m) => m * 10 ** (Math.floor(low) + k))).flat();
-      const inside = digits.map((at) => Number(at.toPrecision(1))).filter((at) => on(at) >= low && on(at) <= high);
-      return [place, inside.map((at) => [place(at), written(at, decimals(at))])];
     }
     return [place, ticks];
   };
